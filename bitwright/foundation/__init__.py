@@ -1,0 +1,1 @@
+"""What every room may import: errors, atomic files, progress, optional packages. Imports nothing of ours."""

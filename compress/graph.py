@@ -1,0 +1,141 @@
+"""A float network captured as a graph of ATen operators, on which layers are found, counted and quantised."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+from bitwright.foundation.errors import GraphError
+
+aten = torch.ops.aten
+
+CONV_OPS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.conv2d.padding)
+LAYER_OPS = (*CONV_OPS, aten.linear.default)
+
+
+def capture(module: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Trace `module` at `example` ([1, C, H, W]) into a graph whose batch, height and width stay dynamic.
+
+    The module itself is not touched; the graph owns a copy of its tensors under their original names. Raises GraphError
+    with the line of user code that cannot be traced.
+    """
+    frozen = copy.deepcopy(module).eval()
+    pair = torch.cat([example, example.flip(-1)])
+    dynamic = torch.export.Dim.DYNAMIC
+    try:
+        with torch.no_grad():
+            program = torch.export.export(frozen, (pair,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+    except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GraphError(f"{type(module).__name__} cannot be traced with dynamic height and width: {first}") from error
+    graph_module = program.module()
+    assert isinstance(graph_module, fx.GraphModule)
+    _drop_guards(graph_module)
+    outputs = output_node(graph_module).args[0]
+    if isinstance(outputs, (tuple, list)) and len(outputs) == 1:
+        output_node(graph_module).args = (outputs[0],)
+    elif not isinstance(outputs, fx.Node):
+        raise GraphError(f"{type(module).__name__} returns {type(outputs).__name__}; a network has one tensor output")
+    graph_module.graph.set_codegen(fx.graph.CodeGen())
+    for parameter in graph_module.parameters():
+        parameter.requires_grad_(False)
+    rebuild(graph_module)
+    return graph_module
+
+
+def _drop_guards(graph_module: fx.GraphModule) -> None:
+    """Remove the shape checks that export adds; engines accept any size that the operators accept."""
+    for node in reversed(list(graph_module.graph.nodes)):
+        is_guard = node.op == "call_module" and "guard" in str(node.target)
+        if not node.users and node.op != "output" and (is_guard or node.op in {"call_function", "get_attr"}):
+            graph_module.graph.erase_node(node)
+
+
+def rebuild(graph_module: fx.GraphModule) -> None:
+    """Check the graph, drop what nothing uses and make it callable again after an edit."""
+    graph_module.graph.eliminate_dead_code()
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def clone(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """An independent copy: its own graph and its own tensors."""
+    return copy.deepcopy(graph_module)
+
+
+def input_node(graph_module: fx.GraphModule) -> fx.Node:
+    """The one input of the network."""
+    placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+    if len(placeholders) != 1:
+        raise GraphError(f"the network has {len(placeholders)} inputs; a network has one tensor input")
+    return placeholders[0]
+
+
+def output_node(graph_module: fx.GraphModule) -> fx.Node:
+    """The output node; its first argument is the tensor that the network returns."""
+    return next(n for n in reversed(graph_module.graph.nodes) if n.op == "output")
+
+
+def is_layer(node: fx.Node) -> bool:
+    """Whether the node is a convolution or linear operator with a constant weight."""
+    return (
+        node.op == "call_function"
+        and node.target in LAYER_OPS
+        and isinstance(node.args[1], fx.Node)
+        and node.args[1].op == "get_attr"
+    )
+
+
+def weight_name(node: fx.Node) -> str:
+    """Qualified name of a layer's weight."""
+    weight = node.args[1]
+    assert isinstance(weight, fx.Node)
+    return str(weight.target)
+
+
+def bias_name(node: fx.Node) -> str | None:
+    """Qualified name of a layer's bias, or None."""
+    bias = node.args[2] if len(node.args) > 2 else None
+    return str(bias.target) if isinstance(bias, fx.Node) else None
+
+
+def layer_nodes(graph_module: fx.GraphModule) -> Iterator[tuple[str, fx.Node]]:
+    """Each layer call in execution order with its name: the weight's owner, `name#2` from the second call on."""
+    calls: dict[str, int] = {}
+    for node in graph_module.graph.nodes:
+        if is_layer(node):
+            owner = weight_name(node).removesuffix(".weight")
+            calls[owner] = calls.get(owner, 0) + 1
+            yield (owner if calls[owner] == 1 else f"{owner}#{calls[owner]}"), node
+
+
+def tensor(graph_module: fx.GraphModule, name: str) -> Tensor:
+    """A parameter or buffer by qualified name."""
+    owner, _, leaf = name.rpartition(".")
+    value = getattr(graph_module.get_submodule(owner), leaf)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def set_tensor(graph_module: fx.GraphModule, name: str, value: Tensor) -> None:
+    """Replace a parameter or buffer by qualified name; the shape may change."""
+    owner, _, leaf = name.rpartition(".")
+    module = graph_module.get_submodule(owner)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[leaf] = value
+
+
+def add_buffer(graph_module: fx.GraphModule, name: str, value: Tensor) -> None:
+    """Register a new buffer under a qualified name, creating the modules on the way."""
+    owner, _, leaf = name.rpartition(".")
+    module: nn.Module = graph_module
+    for part in filter(None, owner.split(".")):
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    module.register_buffer(leaf, value)

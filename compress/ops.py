@@ -1,0 +1,35 @@
+"""Custom operators that stand for QuantizeLinear/DequantizeLinear pairs in a graph that is about to be exported.
+
+In eager mode they compute exactly what the exported operators compute, so an exported graph can also be run in torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("bitwright::quantize_dequantize", mutates_args=())
+def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """x -> integers of `zero_point`'s dtype -> float32; per tensor. `scale`: [], float32. `zero_point`: [], int8 or uint8."""
+    limits = torch.iinfo(zero_point.dtype)
+    zero = zero_point.to(torch.float32)
+    return (torch.clamp(torch.round(x / scale) + zero, limits.min, limits.max) - zero) * scale
+
+
+@quantize_dequantize.register_fake
+def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("bitwright::dequantize", mutates_args=())
+def dequantize_constant(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Integer constant -> float32 along `axis`. `scale`, `zero_point`: [C]; the zero point has q's dtype."""
+    shape = [1] * q.dim()
+    shape[axis] = -1
+    return (q.to(torch.float32) - zero_point.to(torch.float32).reshape(shape)) * scale.reshape(shape)
+
+
+@dequantize_constant.register_fake
+def _(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    return torch.empty(q.shape, dtype=torch.float32, device=q.device)

@@ -1,0 +1,92 @@
+"""Plan: for each layer, what its weights and activations are quantised and pruned to. Versioned JSON."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.files import write_text
+from compress.quantizers import QuantFormat
+
+PLAN_SCHEMA = 1
+
+
+class Placement(StrEnum):
+    """Which tensors around a quantised layer are quantised; decides quality as much as speed."""
+
+    INPUTS = "inputs"
+    """Only what enters a quantised layer; Adds, Multiplies and Concats stay in float (OpenVINO)."""
+    INPUTS_OUTPUTS = "inputs_outputs"
+    """Also what leaves it, which ONNX Runtime needs to pick an integer kernel."""
+    EVERYTHING = "everything"
+    """Also elementwise operators, concatenations and the network output (fastest in ONNX Runtime)."""
+
+
+class Sparsity(BaseModel):
+    """N of every M weights are kept, along input channels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int = Field(ge=1)
+    m: int = Field(ge=2)
+
+
+class LayerPlan(BaseModel):
+    """The decision for one layer: both formats set (quantised), or both null (float)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: QuantFormat | None = None
+    activation: QuantFormat | None = None
+    sparsity: Sparsity | None = None
+    reason: str = Field(default="", description="why a layer is not quantised")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the layer computes on integers."""
+        return self.weight is not None and self.activation is not None
+
+
+class Plan(BaseModel):
+    """What is done to a model for a device and runtime; travels inside every artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(default=PLAN_SCHEMA, ge=1, le=PLAN_SCHEMA)
+    architecture: str
+    device: str
+    runtime: str
+    float_precision: str = Field(description="what layers that are not quantised execute in: fp32 or bf16")
+    placement: Placement
+    layers: dict[str, LayerPlan]
+    genotype: dict[str, str | int] | None = None
+
+    @property
+    def quantized_layers(self) -> tuple[str, ...]:
+        """Names of the layers that compute on integers, in network order."""
+        return tuple(name for name, layer in self.layers.items() if layer.quantized)
+
+    def with_float(self, names: set[str], reason: str) -> Plan:
+        """The same plan with some layers left in float."""
+        unknown = names - self.layers.keys()
+        if unknown:
+            raise UsageError(f"the plan has no layer {sorted(unknown)[0]!r}")
+        layers = {n: LayerPlan(sparsity=p.sparsity, reason=reason) if n in names else p for n, p in self.layers.items()}
+        return self.model_copy(update={"layers": layers})
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Plan:
+        """Read a plan; UsageError names the first field that does not follow the schema."""
+        try:
+            return Plan.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{path} is not a plan of schema {PLAN_SCHEMA}: {where}: {first['msg']}") from error

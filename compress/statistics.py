@@ -1,0 +1,88 @@
+"""Statistics of activation tensors on calibration data, streamed: ranges, per-channel ranges, histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.foundation.progress import track
+
+BINS = 2048
+
+
+@dataclass
+class TensorStatistics:
+    """What was seen of one tensor. `channel_low`, `channel_high`, `channel_mean`: [C]. `histogram`: [BINS] over [low, high]."""
+
+    low: float
+    high: float
+    channel_low: Tensor
+    channel_high: Tensor
+    channel_mean: Tensor
+    histogram: Tensor
+
+
+class _Observer(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, wanted: set[str], see: Callable[[str, Tensor], None]) -> None:
+        super().__init__(module)
+        self.wanted = wanted
+        self.see = see
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.wanted and isinstance(value, Tensor):
+            self.see(n.name, value)
+        return value
+
+
+def observe(module: fx.GraphModule, inputs: Tensor, wanted: set[str], see: Callable[[str, Tensor], None],
+            description: str, batch: int = 4) -> None:
+    """Run `inputs` ([N, C, H, W]) through the graph in small batches and hand the wanted tensors to `see`."""
+    observer = _Observer(module, wanted, see)
+    with torch.inference_mode():
+        for part in track(list(inputs.split(batch)), description):
+            observer.run(part)
+
+
+def collect(module: fx.GraphModule, inputs: Tensor, wanted: set[str]) -> dict[str, TensorStatistics]:
+    """Two passes over `inputs`: ranges first, then histograms inside them. Memory does not grow with the data."""
+    ranges: dict[str, tuple[Tensor, Tensor, Tensor, int]] = {}
+
+    def see_range(name: str, value: Tensor) -> None:
+        flat = _channels(value)
+        low, high, total, count = flat.amin(1), flat.amax(1), flat.double().sum(1), flat.shape[1]
+        if name in ranges:
+            known = ranges[name]
+            low, high = torch.minimum(low, known[0]), torch.maximum(high, known[1])
+            total, count = total + known[2], count + known[3]
+        ranges[name] = (low, high, total, count)
+
+    observe(module, inputs, wanted, see_range, "calibrating: ranges")
+    histograms = {name: torch.zeros(BINS) for name in ranges}
+
+    def see_histogram(name: str, value: Tensor) -> None:
+        low, high = float(ranges[name][0].min()), float(ranges[name][1].max())
+        histograms[name] += torch.histc(value, BINS, low, high if high > low else low + 1.0)
+
+    observe(module, inputs, wanted, see_histogram, "calibrating: histograms")
+    return {
+        name: TensorStatistics(
+            float(low.min()), float(high.max()), low.clone(), high.clone(), (total / count).float(), histograms[name]
+        )
+        for name, (low, high, total, count) in ranges.items()
+    }
+
+
+def _channels(value: Tensor) -> Tensor:
+    """[N, C, ...] -> [C, rest]."""
+    return value.transpose(0, 1).reshape(value.shape[1], -1)
+
+
+def bin_centres(statistics: TensorStatistics) -> Iterator[float]:
+    """Centres of the histogram's bins, ascending."""
+    high = statistics.high if statistics.high > statistics.low else statistics.low + 1.0
+    step = (high - statistics.low) / BINS
+    return (statistics.low + step * (i + 0.5) for i in range(BINS))

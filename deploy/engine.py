@@ -1,0 +1,66 @@
+"""Engine: a built artefact that a runtime loads on a device; the interface each runtime implements in one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Runtime(StrEnum):
+    """The software that loads and runs an engine."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class FloatPrecision(StrEnum):
+    """What the part of a network that is not quantised executes in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class EngineSpec(BaseModel):
+    """All that is needed to load an engine again; written beside the artefact as `engine.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtime: Runtime
+    artefact: str = Field(description="file name of the model, relative to the folder of engine.json")
+    float_precision: FloatPrecision = FloatPrecision.FP32
+    runtime_version: str = Field(description="version of the runtime package that the engine was built with")
+    artefact_sha256: str
+    profile: str = Field(description="id of the device profile")
+
+
+class ExecutedNode(BaseModel):
+    """One node of the graph that a runtime really executes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    op: str
+    precision: str = Field(description="int8, bf16, fp32 ... as the runtime reports it")
+    kernel: str = Field(description="the runtime's own name of the kernel")
+    origins: tuple[str, ...] = Field(default=(), description="names of the exported nodes that were fused into this one")
+
+
+class Engine(ABC):
+    """A loaded engine. One network input and one output, float32, NCHW, any batch, height and width."""
+
+    def __init__(self, spec: EngineSpec, folder: Path, threads: int) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.threads = threads
+
+    @abstractmethod
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Run one batch of shape [N, C, H, W] float32 and return the output, float32."""
+
+    @abstractmethod
+    def executed_nodes(self) -> tuple[ExecutedNode, ...]:
+        """The graph as the runtime optimised it, with the precision of each node, read from the runtime itself."""

@@ -1,0 +1,47 @@
+"""ComparisonResult: engines that were measured side by side in one session."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bitwright.foundation.errors import UsageError
+from deploy.environment import Environment
+from deploy.latency.measurement import SCHEMA_VERSION, Clock, Measurement, Speedup
+from deploy.latency.statistics import paired_ratio
+
+
+class ComparisonResult(BaseModel):
+    """Measurements of one session; `order` names the engines in the order in which each round ran them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    measurements: tuple[Measurement, ...]
+    order: tuple[tuple[str, ...], ...]
+    seed: int
+    min_seconds: float
+    min_samples: int
+    max_seconds: float
+    settle_runs: int
+    target_reached: bool
+    waited_seconds: float
+    foreign_cores_before: float
+    foreign_cores_during: float
+    clock_mhz_after: float | None
+    environment: Environment
+
+    def measurement(self, name: str) -> Measurement:
+        """The measurement of the engine called `name`; UsageError names the engines there are."""
+        for measurement in self.measurements:
+            if measurement.name == name:
+                return measurement
+        raise UsageError(f"no engine {name!r} in this comparison; there are {[m.name for m in self.measurements]}")
+
+    def speedup(self, candidate: str, baseline: str, clock: Clock = Clock.WALL) -> Speedup:
+        """How much faster `candidate` is than `baseline`, paired by round, with a 95 % interval."""
+        ratio = paired_ratio(
+            self.measurement(baseline).blocks(clock), self.measurement(candidate).blocks(clock), seed=self.seed
+        )
+        return Speedup.from_ratio(ratio, clock)

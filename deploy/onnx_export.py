@@ -1,0 +1,119 @@
+"""ONNX files with explicit quantise/dequantise pairs, dynamic in batch, height and width."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, fx
+
+from bitwright.foundation.errors import GraphError
+from bitwright.foundation.files import atomic_path
+from compress.compressed import CompressedModel
+from compress.exportable import CONSTANTS, dequantize, exportable, quantize_dequantize
+from deploy.onnx_layers import name_layers
+
+OPSET = 18
+INPUT, OUTPUT = "input", "output"
+PLAN_KEY = "bitwright.plan"
+
+
+def export_float(graph: fx.GraphModule, example: Tensor, path: Path) -> None:
+    """Write the float network as ONNX. `example`: [1, C, H, W], traced with dynamic N, H and W."""
+    _export(graph, example, path, {})
+
+
+def export_quantized(model: CompressedModel, example: Tensor, path: Path, *, quantize_bias: bool = True) -> None:
+    """Write the compressed network as ONNX with Q/DQ pairs exactly where `model.simulate()` has quantisers.
+
+    Initialisers of quantised weights are named `<weight name>.integers`; Conv and Gemm nodes carry their layer's name;
+    the plan travels in the file's metadata.
+    """
+    graph = exportable(model, quantize_bias=quantize_bias)
+    _export(graph, example, path, {PLAN_KEY: model.plan.model_dump_json()})
+
+
+def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str]) -> None:
+    pair = torch.cat([example, example.flip(-1)])
+    dynamic = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(graph, (pair,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+                custom_translation_table=_translations(),
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
+            raise GraphError(f"the network cannot be written as ONNX: {str(error).strip().splitlines()[0]}") from error
+    assert exported is not None
+    file = exported.model_proto
+    clean(file)
+    name_layers(file)
+    for key, value in metadata.items():
+        entry = file.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.checker.check_model(file)
+    with atomic_path(path) as temporary:
+        onnx.save(file, temporary)
+
+
+def clean(file: onnx.ModelProto) -> None:
+    """Drop the exporter's notes (they hold source paths of this machine) and the prefix of integer constants."""
+    renamed: dict[str, str] = {}
+    for initializer in file.graph.initializer:
+        if initializer.name.startswith(CONSTANTS):
+            renamed[initializer.name] = initializer.name.removeprefix(CONSTANTS)
+            initializer.name = renamed[initializer.name]
+    for node in file.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+    for value in (*file.graph.value_info, *file.graph.input, *file.graph.output, *file.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del file.graph.metadata_props[:]
+    del file.metadata_props[:]
+    del file.functions[:]
+    file.doc_string = file.graph.doc_string = ""
+    _infer_types(file)
+
+
+def _infer_types(file: onnx.ModelProto) -> None:
+    """Recompute the types of intermediate values, whose names have changed."""
+    del file.graph.value_info[:]
+    file.CopyFrom(onnx.shape_inference.infer_shapes(file))
+
+
+def _translations() -> dict[object, object]:
+    from deploy import onnx_translations
+
+    return {
+        quantize_dequantize: onnx_translations.quantize_dequantize,
+        dequantize: onnx_translations.dequantize,
+    }
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Silence the exporter's progress lines on stdout and its loggers."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,41 @@
+"""Which ONNX node is which layer: found through the weight's initialiser, whatever exporters rename."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def layer_of_nodes(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto]]:
+    """Each layer node in graph order with its layer's name, `name#2` from the second call of a shared weight on."""
+    initializers = {initializer.name for initializer in file.graph.initializer}
+    producers = {output: node for node in file.graph.node for output in node.output}
+    calls: dict[str, int] = {}
+    for node in file.graph.node:
+        if node.op_type not in LAYER_OPS:
+            continue
+        source = _constant_source(node.input[1], producers, initializers)
+        if source is None:
+            continue
+        owner = source.removesuffix(".integers").removesuffix(".weight")
+        calls[owner] = calls.get(owner, 0) + 1
+        yield (owner if calls[owner] == 1 else f"{owner}#{calls[owner]}"), node
+
+
+def _constant_source(name: str, producers: dict[str, onnx.NodeProto], initializers: set[str]) -> str | None:
+    """The initialiser behind a weight input, through DequantizeLinear, Transpose and Clip; None if it is computed."""
+    while name not in initializers:
+        node = producers.get(name)
+        if node is None or node.op_type not in {"DequantizeLinear", "Transpose", "Clip", "Identity", "Reshape"}:
+            return None
+        name = node.input[0]
+    return name
+
+
+def name_layers(file: onnx.ModelProto) -> None:
+    """Give each layer node its layer's name."""
+    for name, node in list(layer_of_nodes(file)):
+        node.name = name

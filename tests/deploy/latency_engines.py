@@ -1,0 +1,99 @@
+"""Engines and loaders for the latency tests; imported by worker processes as `latency_engines:load_...`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bitwright.foundation.errors import UsageError
+from deploy.engine import Engine, EngineSpec, ExecutedNode, Runtime
+
+SPEC = EngineSpec(
+    runtime=Runtime.ONNXRUNTIME, artefact="model.onnx", runtime_version="1", artefact_sha256="0" * 64, profile="x86"
+)
+
+
+class SpinEngine(Engine):
+    """Spins for `spin_ms` of wall time; the first `slow_runs` runs take `slow_ms` more."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        super().__init__(SPEC, folder, threads)
+        settings = json.loads((folder / "spin.json").read_text())
+        self._spin = settings["spin_ms"] / 1e3
+        self._slow_runs = settings.get("slow_runs", 0)
+        self._slow = settings.get("slow_ms", 0.0) / 1e3
+        self._fault = settings.get("fault", "")
+        self._after = settings.get("after", 0)
+        self._runs = 0
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        self._runs += 1
+        if self._runs > self._after:
+            self._misbehave()
+        end = time.perf_counter() + self._spin + (self._slow if self._runs <= self._slow_runs else 0.0)
+        while time.perf_counter() < end:
+            pass
+        return x * 2.0
+
+    def _misbehave(self) -> None:
+        if self._fault == "raise":
+            raise RuntimeError("kernel 'conv_7' does not exist")
+        if self._fault == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self._fault == "exit":
+            os._exit(7)
+        if self._fault == "hang":
+            sys.stderr.write("waiting for a lock\n")
+            sys.stderr.flush()
+            time.sleep(60)
+        if self._fault == "sleep":
+            time.sleep(self._spin)
+        if self._fault == "chatter":
+            os.write(1, b'{"reply": "exit"}\n' * 200)
+
+    def executed_nodes(self) -> tuple[ExecutedNode, ...]:
+        return ()
+
+
+class OrtEngine(Engine):
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import onnxruntime
+
+        super().__init__(SPEC, folder, threads)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        output: np.ndarray = self._session.run(None, {self._input: x})[0]
+        return output
+
+    def executed_nodes(self) -> tuple[ExecutedNode, ...]:
+        return ()
+
+
+def load_spin(folder: Path, threads: int) -> Engine:
+    return SpinEngine(folder, threads)
+
+
+def load_ort(folder: Path, threads: int) -> Engine:
+    return OrtEngine(folder, threads)
+
+
+def load_refused(folder: Path, threads: int) -> Engine:
+    raise UsageError(f"{folder.name}/engine.json: artefact_sha256 does not match")
+
+
+def load_no_engine(folder: Path, threads: int) -> object:
+    return {"threads": os.environ["OMP_NUM_THREADS"]}

@@ -1,0 +1,1 @@
+"""What ships with the package, so that a first run needs no download."""

@@ -1,0 +1,1 @@
+"""The super-resolution task: models, data, degradation and metrics."""

@@ -1,0 +1,54 @@
+"""Between 8-bit pictures and the tensors of a super-resolution network, as its SRFormat says."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitwright.foundation.errors import VerificationError
+from workloads.super_resolution.color import Floats, luma, rgb_to_ycbcr, studio_luma, ycbcr_to_rgb
+from workloads.super_resolution.format import Color, SRFormat
+
+
+def to_network(rgb: NDArray[np.uint8], io: SRFormat) -> Tensor:
+    """RGB uint8 [H, W, 3] as the network's float32 [1, C, H, W]; Y is not rounded."""
+    if io.color is Color.Y:
+        y = luma(rgb, io.luma) * (io.value_max / 255)
+        return torch.from_numpy(y.astype(np.float32))[None, None]
+    pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))[None].float()
+    return pixels if io.value_max == 255 else pixels / 255
+
+
+def grey_levels(output: Tensor, io: SRFormat) -> Floats:
+    """The network's [1, C, H, W] clipped and put on 0..255, float64 [H, W, C]; VerificationError on NaN or Inf."""
+    values: Floats = output.detach().cpu().double()[0].permute(1, 2, 0).numpy()
+    if not np.isfinite(values).all():
+        raise VerificationError(f"the output {tuple(output.shape)} holds NaN or infinite values")
+    return values.clip(0, io.value_max) * (255 / io.value_max)
+
+
+def output_luma(output: Tensor, io: SRFormat) -> Floats:
+    """Studio-range Y [H, W] in grey levels of a network's output or target [1, C, H, W].
+
+    RGB is rounded to 8 bits first, as in the picture that would be saved; a Y network's own Y is not rounded.
+    """
+    levels = grey_levels(output, io)
+    if io.color is Color.Y:
+        return studio_luma(levels[:, :, 0], io.luma)
+    return luma(np.rint(levels).astype(np.uint8))
+
+
+def to_rgb(output: Tensor, io: SRFormat, chroma_of: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """The picture uint8 [H, W, 3] of a network's output [1, C, H, W].
+
+    A Y network's luma gets the chroma of `chroma_of`, an RGB picture of the same size (LR enlarged by bicubic), or
+    none, which gives a grey picture.
+    """
+    if io.color is Color.RGB:
+        return np.rint(grey_levels(output, io)).astype(np.uint8)
+    y = output_luma(output, io)
+    ycbcr = np.full((*y.shape, 3), 128.0) if chroma_of is None else rgb_to_ycbcr(chroma_of)
+    ycbcr[:, :, 0] = y
+    return ycbcr_to_rgb(ycbcr)

@@ -1,0 +1,78 @@
+"""Workload: a task's data, loss and metric around a model. The one class that a user writes to bring a new task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One evaluation item: `input` as the network takes it, shape [1, C, H, W], and what it is compared with."""
+
+    name: str
+    input: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a metric said: the figure of the set and of each sample; `extra` holds secondary metrics' means."""
+
+    metric: str
+    unit: str
+    mean: float
+    per_sample: dict[str, float]
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Workload(ABC):
+    """What bitwright needs to know of a task. Tensors that enter and leave a network are float32, NCHW."""
+
+    name: str
+    metric: str
+    unit: str
+    min_input_side: int = 1
+
+    @abstractmethod
+    def example_input(self, height: int, width: int) -> Tensor:
+        """An input of shape [1, C, height, width] with natural statistics and the network's value range."""
+
+    @abstractmethod
+    def samples(self, folder: Path, limit: int | None = None) -> Sequence[Sample]:
+        """The evaluation samples in a folder, decoded lazily, in a stable order; DataError if there is none."""
+
+    @abstractmethod
+    def calibration(self, folder: Path, count: int, size: int, seed: int = 0) -> Tensor:
+        """`count` network inputs of shape [count, C, size, size], cropped from the folder's images (deterministic)."""
+
+    @abstractmethod
+    def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:
+        """Run `predict` on each sample and score it. The one place where the metric is applied, for torch and engines."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The training loss, a scalar."""
+
+
+@dataclass
+class LoadedModel:
+    """A float network in eval mode, with where it came from and the task it was recognised for."""
+
+    module: torch.nn.Module
+    architecture: str
+    workload: Workload
+    path: Path
+    sha256: str
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.module.parameters())

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from bitwright.foundation.errors import CheckpointError
 from bitwright.foundation.files import atomic_path
+from compress.biases import give_biases, new_bias_name
 from compress.graph import add_buffer, bias_name, clone, layer_nodes, rebuild, set_tensor, tensor, weight_name
 from compress.placement import Site, place
 from compress.plan import Plan
@@ -149,6 +150,8 @@ class CompressedModel:
         plan = Plan.model_validate_json(metadata["plan"])
         axes: dict[str, int | None] = json.loads(metadata["axes"])
         model = CompressedModel(clone(graph), plan)
+        bare = {weight_name(n) for _, n in layer_nodes(model.graph) if bias_name(n) is None}
+        give_biases(model.graph, {name for name in bare if f"float/{new_bias_name(name)}" in tensors})
         for key, value in tensors.items():
             if key.startswith("float/"):
                 name = key.removeprefix("float/")

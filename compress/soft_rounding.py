@@ -5,6 +5,7 @@ In the forward pass they compute exactly what the integers do; gradients reach t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ class _RoundThrough(torch.autograd.Function):
 
 def round_through(x: Tensor, low: int, high: int) -> Tensor:
     """Integers nearest to `x` in [low, high], differentiable."""
-    result: Tensor = _RoundThrough.apply(x, low, high)  # type: ignore
+    apply: Callable[[Tensor, int, int], object] = _RoundThrough.apply
+    result = apply(x, low, high)
+    assert isinstance(result, Tensor)
     return result
 
 
@@ -53,13 +56,13 @@ class RoundedWeight(nn.Module):
         self.latent = nn.Parameter(latent.contiguous())
         self.register_buffer("scale", scale.clone())
         self.register_buffer("zero_point", zero.to(torch.float32))
-        self.register_buffer("free", ((real != 0) | (weight.integers != zero)).to(torch.float32))
-        self.latent.register_hook(lambda grad: grad * self.free)
+        self.register_buffer("free", (real != 0) | (weight.integers != zero))
 
     def forward(self) -> Tensor:
         """The float32 weight that the present integers stand for."""
         form = self.weight.form
-        return (round_through(self.latent, form.qmin, form.qmax) - self.zero_point) * self.scale
+        latent = torch.where(self.free, self.latent, self.latent.detach())
+        return (round_through(latent, form.qmin, form.qmax) - self.zero_point) * self.scale
 
     def quantized(self) -> QuantizedWeight:
         """The present integers."""

@@ -35,6 +35,10 @@ class EngineSpec(BaseModel):
     runtime_version: str = Field(description="version of the runtime package that the engine was built with")
     artefact_sha256: str
     profile: str = Field(description="id of the device profile")
+    input_shape: tuple[int, int, int, int] | None = Field(
+        default=None,
+        description="[N, C, H, W] that the runtime specialises on if it can; other shapes still run, at general speed",
+    )
 
 
 class ExecutedNode(BaseModel):
@@ -46,7 +50,9 @@ class ExecutedNode(BaseModel):
     op: str
     precision: str = Field(description="int8, bf16, fp32 ... as the runtime reports it")
     kernel: str = Field(description="the runtime's own name of the kernel")
-    origins: tuple[str, ...] = Field(default=(), description="names of the exported nodes that were fused into this one")
+    origins: tuple[str, ...] = Field(
+        default=(), description="names of the exported nodes that were fused into this one"
+    )
 
 
 class Engine(ABC):

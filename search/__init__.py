@@ -1,0 +1,1 @@
+"""What chooses a plan: per-layer sensitivity and the layers to leave in float."""

@@ -50,8 +50,12 @@ class Workload(ABC):
         """The evaluation samples in a folder, decoded lazily, in a stable order; DataError if there is none."""
 
     @abstractmethod
+    def held_out(self, folder: Path) -> Sequence[Sample]:
+        """Samples of a training folder that choose between plans; calibration keeps off them where the folder allows."""
+
+    @abstractmethod
     def calibration(self, folder: Path, count: int, size: int, seed: int = 0) -> Tensor:
-        """`count` network inputs of shape [count, C, size, size], cropped from the folder's images (deterministic)."""
+        """`count` network inputs of shape [count, C, size, size], from the folder's images less those held out."""
 
     @abstractmethod
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:

@@ -14,4 +14,6 @@ def require(module: str, *, extra: str | None = None) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = f"bitwright[{extra}]" if extra else module.partition(".")[0]
-        raise MissingPackageError(f"{module} cannot be imported ({error}); install it with: pip install '{package}'") from error
+        raise MissingPackageError(
+            f"{module} cannot be imported ({error}); install it with: pip install '{package}'"
+        ) from error

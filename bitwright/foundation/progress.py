@@ -44,7 +44,8 @@ class _Silent:
         return None
 
 
-_reporter: ContextVar[Reporter] = ContextVar("bitwright_progress", default=_Silent())
+_SILENT = _Silent()
+_reporter: ContextVar[Reporter] = ContextVar("bitwright_progress", default=_SILENT)
 
 
 @contextmanager
@@ -55,6 +56,11 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         _reporter.reset(token)
+
+
+def current() -> Reporter:
+    """Who listens now; lets a second listener, such as a log, pass on what it hears."""
+    return _reporter.get()
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bitwright.foundation import progress
 from bitwright.foundation.errors import UsageError, VerificationError
 from workloads.classification.cifar_sheets import LabelledImages, read_split, splits
-from workloads.classification.class_folders import list_labelled, read_square
+from workloads.classification.class_folders import LabelledFile, list_labelled, read_square
 from workloads.classification.format import ClassificationFormat
 from workloads.embedded.pictures import read_picture
 from workloads.parallel import ordered_map
@@ -24,6 +24,9 @@ from workloads.workload import Predict, Quality, Sample, Workload
 
 BATCH = 100
 """Images in one Sample: the figures of a set of thousands are then taken in seconds."""
+
+HELD_OUT = 1000
+"""Most training images that are kept out of calibration to choose between plans."""
 
 _EVALUATION_SPLITS = ("test", "val", "validation", "eval")
 _CALIBRATION_SPLITS = ("train", "calibration")
@@ -88,7 +91,8 @@ class Classification(Workload):
         """
         present = splits(folder)
         if not present:
-            return Batches(self._read_class_folders(folder, "evaluation", limit), self.io)
+            files = list_labelled(folder, self.io.classes)
+            return Batches(self._read_files(files, folder, "evaluation", limit), self.io)
         data = self._read_sheets(folder, present, _EVALUATION_SPLITS, "evaluation")
         return Batches(LabelledImages(data.images[:limit], data.labels[:limit]), self.io)
 
@@ -102,14 +106,24 @@ class Classification(Workload):
                 f"this classifier is calibrated on at least 1 image of {self.io.input_size}x{self.io.input_size} "
                 f"pixels, not {count} of {size}x{size}"
             )
-        present = splits(folder)
-        if present:
-            data = self._read_sheets(folder, present, _CALIBRATION_SPLITS, "calibration")
-            order = np.random.default_rng([seed, len(data.labels)]).permutation(len(data.labels))
-            images = data.images[order[:count]]
+        if splits(folder):
+            data = self._read_sheets(folder, splits(folder), _CALIBRATION_SPLITS, "calibration")
+            images = data.images[_shuffled(_divided(len(data.labels))[1], seed)[:count]]
         else:
-            images = self._read_class_folders(folder, "calibration", count, seed).images
+            files = list_labelled(folder, self.io.classes)
+            usable = [files[number] for number in _shuffled(_divided(len(files))[1], seed)]
+            images = self._read_files(usable, folder, "calibration", count).images
         return normalised(images[np.arange(count) % len(images)], self.io)
+
+    def held_out(self, folder: Path) -> Batches:
+        """A quarter of the training images, at most HELD_OUT, drawn once and for all."""
+        if splits(folder):
+            data = self._read_sheets(folder, splits(folder), _CALIBRATION_SPLITS, "choosing a plan")
+            chosen = _divided(len(data.labels))[0]
+            return Batches(LabelledImages(data.images[chosen], data.labels[chosen]), self.io)
+        files = list_labelled(folder, self.io.classes)
+        chosen_files = [files[number] for number in _divided(len(files))[0]]
+        return Batches(self._read_files(chosen_files, folder, "choosing a plan", None), self.io)
 
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:
         """Top-1 accuracy in percent over all images, of each batch, and the mean cross-entropy in `extra`."""
@@ -143,13 +157,9 @@ class Classification(Workload):
             progress.note(f"{folder} has no {preferred[0]} split; its {split!r} split is used for {purpose}")
         return read_split(folder, split, self.io.input_size, self.io.classes)
 
-    def _read_class_folders(
-        self, folder: Path, purpose: str, limit: int | None, shuffle_seed: int | None = None
+    def _read_files(
+        self, files: Sequence[LabelledFile], folder: Path, purpose: str, limit: int | None
     ) -> LabelledImages:
-        files = list_labelled(folder, self.io.classes)
-        if shuffle_seed is not None:
-            order = np.random.default_rng([shuffle_seed, len(files)]).permutation(len(files))
-            files = [files[index] for index in order]
         side = self.io.input_size
         images: list[NDArray[np.uint8]] = []
         labels: list[int] = []
@@ -167,3 +177,14 @@ class Classification(Workload):
         if not images:
             raise nothing_usable(skipped, folder, purpose)
         return LabelledImages(np.stack(images), np.array(labels, np.int64))
+
+
+def _divided(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the images held out and of the others, both ascending; a single image serves as both."""
+    order = np.random.default_rng(count).permutation(count)
+    held = max(1, min(HELD_OUT, count // 4))
+    return np.sort(order[:held]), np.sort(order[held:] if count > held else order)
+
+
+def _shuffled(numbers: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, len(numbers)]).permutation(numbers)

@@ -132,13 +132,15 @@ class PairFolder(Sequence[Pair]):
         return pair
 
 
-def lr_crops(folder: Path, scale: int, count: int, size: int, seed: int = 0) -> list[NDArray[np.uint8]]:
+def lr_crops(folder: Path, scale: int, count: int, size: int, seed: int = 0, skip: int = 0) -> list[NDArray[np.uint8]]:
     """`count` LR crops, uint8 [size, size, 3], spread evenly over the folder's pictures in an order drawn by `seed`.
+
+    The first `skip` pictures in natural order are left out.
 
     The pictures are shrunk whole and cropped then, so the crops look as in evaluation. Unreadable and too small
     pictures are named and skipped; DataError if none is left. The same arguments and files give the same crops.
     """
-    files = list_images(folder)
+    files = list_images(folder)[skip:]
     order = np.random.default_rng([seed, len(files)]).permutation(len(files))
     candidates = [(int(number), files[number]) for number in order]
     found: list[tuple[int, int, NDArray[np.uint8]]] = []

@@ -18,9 +18,13 @@ from workloads.embedded.pictures import read_picture
 from workloads.super_resolution.bicubic import upscale
 from workloads.super_resolution.dataset import Pair, PairFolder, lr_crops
 from workloads.super_resolution.format import SRFormat
+from workloads.super_resolution.images import list_images
 from workloads.super_resolution.metrics import SSIM_WINDOW, psnr, shave, ssim
 from workloads.super_resolution.network_format import output_luma, to_network, to_rgb
 from workloads.workload import Predict, Quality, Sample, Workload
+
+HELD_OUT = 24
+"""Most pictures of a training folder that are kept out of calibration to choose between plans."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,14 @@ class SuperResolution(Workload):
         least = max(self.min_input_side, for_metric)
         return SRSamples(PairFolder(folder, self.io.scale, min_lr_side=least, limit=limit), self.io)
 
+    def held_out(self, folder: Path) -> SRSamples:
+        """The folder's first pictures in natural order: a quarter, at most HELD_OUT, at least one."""
+        return self.samples(folder, limit=max(1, self._held_out_files(folder)))
+
+    @staticmethod
+    def _held_out_files(folder: Path) -> int:
+        return min(HELD_OUT, len(list_images(folder)) // 4)
+
     def calibration(self, folder: Path, count: int, size: int, seed: int = 0) -> Tensor:
         """`count` LR crops [count, C, size, size] in the network's format, spread over the folder's HR pictures."""
         if count < 1 or size < self.min_input_side:
@@ -102,7 +114,7 @@ class SuperResolution(Workload):
             raise UsageError(
                 f"calibration needs at least 1 crop of {least}x{least} LR pixels, not {count} of {size}x{size}"
             )
-        crops = lr_crops(folder, self.io.scale, count, size, seed)
+        crops = lr_crops(folder, self.io.scale, count, size, seed, skip=self._held_out_files(folder))
         return torch.cat([to_network(crop, self.io) for crop in crops])
 
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:

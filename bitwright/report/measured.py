@@ -1,0 +1,59 @@
+"""Measured latency in a report: two distributions with their raw samples, and the ratio between them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LatencyStats(_Part):
+    """Steady-state latency of one engine at batch 1. Intervals are 95 % order-statistic intervals; null: not given."""
+
+    median_ms: Milliseconds
+    median_low_ms: Milliseconds | None = None
+    median_high_ms: Milliseconds | None = None
+    p90_ms: Milliseconds | None = Field(description="null when there are too few samples to state it")
+    p90_low_ms: Milliseconds | None = None
+    p90_high_ms: Milliseconds | None = None
+    n: PositiveInt
+    iqr_ms: Milliseconds
+    cv: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(description="standard deviation / mean, no unit")
+    samples_ms: tuple[Milliseconds, ...] = Field(description="every sample, in the order it was taken")
+    peak_rss_bytes: NonNegativeInt | None = None
+    load_ms: Milliseconds | None = Field(default=None, description="time to load the engine")
+    first_ms: Milliseconds | None = Field(default=None, description="first inference, cold")
+
+    @model_validator(mode="after")
+    def _counts_its_samples(self) -> Self:
+        if self.n != len(self.samples_ms):
+            raise ValueError(f"n is {self.n} but there are {len(self.samples_ms)} samples")
+        return self
+
+
+class Speedup(_Part):
+    """Paired ratio baseline / engine from interleaved runs, with its 95 % interval; above 1 the engine is faster."""
+
+    ratio: Ratio
+    low: Ratio
+    high: Ratio
+    verdict: str = Field(description="the harness's own word, such as 'faster' or 'no difference seen'")
+
+
+class Latency(_Part):
+    """Latency of the engine and of the float baseline on the same machine, threads and input."""
+
+    engine: LatencyStats
+    float: LatencyStats
+    speedup: Speedup
+    input_shape: tuple[PositiveInt, ...] = Field(description="N, C, H, W of the timed input")
+    threads: PositiveInt
+    noisy: bool = Field(description="other work was seen on the machine while measuring")
+    baseline: str = Field(default="ONNX Runtime fp32", description="what `float` is")

@@ -1,0 +1,106 @@
+"""Audit: planned against executed precision of every layer, read from the built engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitwright.foundation.errors import VerificationError
+from compress.plan import Plan
+from deploy.engine import Engine, ExecutedNode
+from deploy.engines.exported_graph import ExportedGraph, computes_layer
+
+INTEGER = "int8"
+UNKNOWN = "unknown"
+_NAMED = 8
+
+
+class LayerAudit(BaseModel):
+    """One layer of the plan and the executed nodes that compute it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    planned: str = Field(description="int8 for quantised layers, else the plan's float precision")
+    executed: str = Field(description="precision as the runtime reports it; unknown if the engine shows no such layer")
+    kernel: str = Field(description="the runtime's names of the kernels; empty if unknown")
+    reason: str = Field(description="what differs from the plan, in words; empty if nothing does")
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether the layer is not shown to have executed as planned."""
+        return self.planned != self.executed
+
+
+class Audit(BaseModel):
+    """The layers of a plan in network order; `planned` and `executed` count them per precision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtime: str
+    runtime_version: str
+    layers: tuple[LayerAudit, ...]
+    planned: dict[str, int]
+    executed: dict[str, int]
+    unplanned: tuple[str, ...] = Field(default=(), description="layers of the exported graph that the plan lacks")
+
+    @property
+    def mismatches(self) -> tuple[LayerAudit, ...]:
+        """The layers that are not shown to have executed as planned."""
+        return tuple(layer for layer in self.layers if layer.mismatch)
+
+    def require(self) -> None:
+        """Raise VerificationError, naming the layers, unless every layer executed as planned."""
+        wrong = self.mismatches
+        if wrong:
+            named = "; ".join(f"{m.layer}: {m.reason}" for m in wrong[:_NAMED])
+            more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            raise VerificationError(
+                f"{len(wrong)} of {len(self.layers)} layers did not execute as planned in {self.runtime}: {named}{more}"
+            )
+
+
+def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
+    """Compare the plan with the graph that `engine` executes. `onnx_path`: the file that the engine was built from.
+
+    A layer that cannot be found in the executed graph is a mismatch, never assumed to be fine.
+    """
+    exported = ExportedGraph.read(onnx_path)
+    executed: dict[str, list[ExecutedNode]] = {}
+    for node in engine.executed_nodes():
+        for origin in node.origins if computes_layer(node.op) else ():
+            executed.setdefault(origin, []).append(node)
+    layers = []
+    for name, decision in plan.layers.items():
+        planned = INTEGER if decision.quantized else plan.float_precision
+        node_name = exported.layers.get(name)
+        nodes = executed.get(node_name, []) if node_name is not None else []
+        layers.append(_compare(name, planned, nodes, engine.spec.runtime, node_name is not None))
+    return Audit(
+        runtime=engine.spec.runtime,
+        runtime_version=engine.spec.runtime_version,
+        layers=tuple(layers),
+        planned=dict(Counter(layer.planned for layer in layers)),
+        executed=dict(Counter(layer.executed for layer in layers)),
+        unplanned=tuple(name for name in exported.layers if name not in plan.layers),
+    )
+
+
+def _compare(name: str, planned: str, nodes: list[ExecutedNode], runtime: str, exported: bool) -> LayerAudit:
+    executed = "+".join(sorted({node.precision for node in nodes})) or UNKNOWN
+    kernel = ", ".join(dict.fromkeys(node.kernel for node in nodes))
+    reason = ""
+    if not exported:
+        reason = f"planned {planned}, but the exported graph has no such layer"
+    elif not nodes:
+        reason = f"planned {planned}, but no node that {runtime} executes is known to compute it"
+    elif planned == INTEGER != executed:
+        reason = (
+            f"planned int8, executed {executed} by {kernel}; its input, weight or output does not have the "
+            f"form that {runtime}'s integer kernels need"
+        )
+    elif planned != executed:
+        reason = f"planned {planned}, executed {executed} by {kernel}"
+    return LayerAudit(layer=name, planned=planned, executed=executed, kernel=kernel, reason=reason)

@@ -1,0 +1,98 @@
+"""Building and loading engines: one table of runtimes, and a stamp that is checked before anything is loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.files import atomic_path, sha256_file, write_text
+from deploy.engine import Engine, EngineSpec, FloatPrecision, Runtime
+from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from deploy.engines.openvino_engine import OpenVinoEngine
+from deploy.engines.runtime_packages import runtime_version
+
+ENGINES: dict[Runtime, type[Engine]] = {
+    Runtime.ONNXRUNTIME: OnnxRuntimeEngine,
+    Runtime.OPENVINO: OpenVinoEngine,
+}
+"""The runtimes; the module of each has the name that the value of its `Runtime` gives."""
+
+SPEC_FILE = "engine.json"
+
+
+def build_engine(
+    onnx_path: Path,
+    folder: Path,
+    *,
+    runtime: Runtime,
+    profile: str,
+    float_precision: FloatPrecision = FloatPrecision.FP32,
+    input_shape: tuple[int, int, int, int] | None = None,
+) -> EngineSpec:
+    """Make `folder` an engine of an exported ONNX file: the artefact and the `engine.json` that stamps it.
+
+    The file is loaded by its runtime first; what cannot be loaded is a UsageError and leaves `folder` untouched. An
+    ONNX file that already lies in `folder` is used where it is. `input_shape`, [N, C, H, W]: what the engine will
+    mostly be run on. OpenVINO is faster when it compiles for one shape, most of all where float and integer operators
+    alternate; ONNX Runtime runs every shape alike.
+    """
+    spec = EngineSpec(
+        runtime=runtime,
+        artefact=onnx_path.name,
+        float_precision=float_precision,
+        runtime_version=runtime_version(runtime),
+        artefact_sha256=_sha256(onnx_path),
+        profile=profile,
+        input_shape=input_shape,
+    )
+    ENGINES[runtime](spec, onnx_path.parent, 1)
+    if onnx_path.resolve().parent != folder.resolve():
+        with atomic_path(folder / onnx_path.name) as temporary:
+            shutil.copyfile(onnx_path, temporary)
+    write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+    return spec
+
+
+def load_engine(folder: Path, threads: int) -> Engine:
+    """Load the engine in `folder` to run on `threads` threads.
+
+    UsageError when the folder holds no engine, the artefact is not the one that was stamped, or the installed runtime
+    is another version than the engine was built and audited with.
+    """
+    if threads < 1:
+        raise UsageError(f"an engine runs on at least 1 thread, not {threads}")
+    spec = read_spec(folder)
+    if _sha256(folder / spec.artefact) != spec.artefact_sha256:
+        raise UsageError(
+            f"{folder / spec.artefact} is not the file that {SPEC_FILE} was written for; rebuild the engine"
+        )
+    installed = runtime_version(spec.runtime)
+    if installed != spec.runtime_version:
+        raise UsageError(
+            f"{folder} was built with {spec.runtime} {spec.runtime_version} and {installed} is installed; "
+            "rebuild the engine, because kernels and precisions may differ"
+        )
+    return ENGINES[spec.runtime](spec, folder, threads)
+
+
+def read_spec(folder: Path) -> EngineSpec:
+    """The `engine.json` of a folder; UsageError when it is absent or does not follow the schema."""
+    path = folder / SPEC_FILE
+    try:
+        return EngineSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{folder} holds no engine: {path} cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise UsageError(f"{path} is damaged: {where}: {first['msg']}; rebuild the engine") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); rebuild the engine") from error

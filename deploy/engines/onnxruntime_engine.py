@@ -1,0 +1,177 @@
+"""ONNX Runtime on the CPU: runs the exported ONNX file; the executed graph is what its optimiser writes out."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.optional import require
+from deploy.engine import Engine, EngineSpec, ExecutedNode, FloatPrecision, Runtime
+from deploy.engines.exported_graph import ExportedGraph, computes_layer
+from deploy.engines.runtime_packages import import_runtime
+
+_RENAMED = re.compile(r"(_token_\d+|_nchwc|/duplicated)$")
+_INTEGER_OPS = re.compile(r"^(QLinear|QGemm|ConvInteger$|MatMulInteger|DynamicQuantizeMatMul$)")
+_NCHWC = "com.microsoft.nchwc"
+_PRECISIONS = {
+    onnx.TensorProto.FLOAT: "fp32",
+    onnx.TensorProto.BFLOAT16: "bf16",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "int8",
+    onnx.TensorProto.INT4: "int4",
+    onnx.TensorProto.UINT4: "int4",
+}
+
+
+class OnnxRuntimeEngine(Engine):
+    """ONNX Runtime's CPU execution provider with all graph optimisations."""
+
+    def __init__(self, spec: EngineSpec, folder: Path, threads: int) -> None:
+        super().__init__(spec, folder, threads)
+        if spec.float_precision is not FloatPrecision.FP32:
+            raise UsageError(
+                f"ONNX Runtime has no {spec.float_precision} kernels on the CPU; use fp32, or the openvino runtime"
+            )
+        self._session = self._open(None)
+        self._input = self._session.get_inputs()[0].name
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The session options that decide speed, as they were set."""
+        options = {"intra_op_num_threads": str(self.threads), "graph_optimization_level": "all"}
+        if self.threads > 1:
+            # Spinning workers slow whatever else runs on a shared machine, and this runtime itself.
+            options["session.intra_op.allow_spinning"] = "0"
+        return options
+
+    def _open(self, optimized: Path | None) -> Any:
+        runtime = import_runtime(Runtime.ONNXRUNTIME)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        for key, value in self.options.items():
+            if key.startswith("session."):
+                options.add_session_config_entry(key, value)
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+        path = self.folder / self.spec.artefact
+        try:
+            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _errors() as error:
+            raise UsageError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape."""
+        try:
+            output: np.ndarray = self._session.run(None, {self._input: x})[0]
+        except _errors() as error:
+            raise UsageError(f"ONNX Runtime cannot run {x.dtype} {list(x.shape)}: {_first_line(error)}") from error
+        return output
+
+    def executed_nodes(self) -> tuple[ExecutedNode, ...]:
+        """The nodes of the graph that ONNX Runtime writes out after optimising under the options of this session."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            self._open(path)
+            graph = onnx.load(path).graph
+        exported = ExportedGraph.read(self.folder / self.spec.artefact)
+        types = _tensor_types(graph)
+        origins = _settle([_origins(node, exported) for node in graph.node], exported)
+        return tuple(
+            ExecutedNode(
+                name=node.name or node.output[0],
+                op=node.op_type,
+                precision=_precision(node, types),
+                kernel=f"{node.domain or 'ai.onnx'}.{node.op_type}",
+                origins=found,
+            )
+            for node, found in zip(graph.node, origins, strict=True)
+        )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state")
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    return (*(getattr(state, name) for name in names), state.RuntimeException, ValueError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _tensor_types(graph: onnx.GraphProto) -> dict[str, int]:
+    """ONNX element type of each tensor of an optimised graph, as far as the file says or the operators imply."""
+    values = [*graph.input, *graph.value_info, *graph.output]
+    types = {value.name: int(value.type.tensor_type.elem_type) for value in values}
+    types |= {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
+    for node in graph.node:
+        # The layout transforms leave their tensors untyped; the blocked layout has float kernels only.
+        if node.op_type == "DequantizeLinear" or node.domain == _NCHWC:
+            implied = onnx.TensorProto.FLOAT
+        else:
+            sources = node.input[2:] if node.op_type == "QuantizeLinear" else node.input
+            implied = next((types[tensor] for tensor in sources if tensor in types), onnx.TensorProto.UNDEFINED)
+        for output in node.output:
+            types.setdefault(output, implied)
+    return types
+
+
+def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
+    if _INTEGER_OPS.match(node.op_type):
+        return "int8"
+    made = types[node.output[0]]
+    return _PRECISIONS.get(made, str(onnx.TensorProto.DataType.Name(made)).lower())
+
+
+def _origins(node: onnx.NodeProto, exported: ExportedGraph) -> tuple[str, ...]:
+    """Exported nodes behind an optimised one: by its own name, by the weight it reads, and by the tensor it makes."""
+    found: dict[str, None] = {}
+    for name in _spellings(node.name):
+        if name in exported.nodes:
+            found[name] = None
+    for tensor in node.input if computes_layer(node.op_type) else ():
+        reader = next(filter(None, map(exported.reader, _spellings(tensor))), None)
+        if reader is not None:
+            found[reader] = None
+    layers = frozenset(exported.layers.values())
+    wants_layer = computes_layer(node.op_type) and not layers & found.keys()
+    stop = {name for tensor in node.input for name in _spellings(tensor)}
+    for made in [*node.output, node.name]:
+        # The blocked layout renames its tensors and names the node after the tensor that it used to make.
+        tensor = next((t for t in _spellings(made) if t in exported.producers), None)
+        if tensor is not None:
+            behind = exported.behind(tensor, stop)
+            found.update(dict.fromkeys(key for key in behind if wants_layer or key not in layers))
+    return tuple(found)
+
+
+def _settle(origins: list[tuple[str, ...]], exported: ExportedGraph) -> list[tuple[str, ...]]:
+    """Drop layers from nodes with several candidates as long as another node has that layer as its only one."""
+    layers = frozenset(exported.layers.values())
+    while True:
+        own = [layers.intersection(found) for found in origins]
+        certain = frozenset().union(*(candidates for candidates in own if len(candidates) == 1))
+        settled = [
+            tuple(key for key in found if key not in certain) if len(candidates) > 1 and candidates - certain else found
+            for found, candidates in zip(origins, own, strict=True)
+        ]
+        if settled == origins:
+            return settled
+        origins = settled
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """A name and what it was before the optimiser appended to it, nearest first."""
+    names = [name]
+    while (shorter := _RENAMED.sub("", names[-1])) != names[-1]:
+        names.append(shorter)
+    return tuple(names)

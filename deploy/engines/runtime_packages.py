@@ -1,0 +1,31 @@
+"""Importing the runtimes without their telemetry: both report home on import or use unless told not to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+
+from bitwright.foundation.optional import require
+from deploy.engine import Runtime
+
+_OPENVINO_TELEMETRY = "openvino_telemetry"
+
+
+def import_runtime(runtime: Runtime) -> ModuleType:
+    """The package of a runtime, or MissingPackageError. A package that somebody imported before is left as it is."""
+    if runtime is Runtime.ONNXRUNTIME:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if runtime is not Runtime.OPENVINO or "openvino" in sys.modules or _OPENVINO_TELEMETRY in sys.modules:
+        return require(runtime.value)
+    # OpenVINO sends an event on import unless its telemetry package is absent; it then falls back to a stub.
+    sys.modules[_OPENVINO_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        return require(runtime.value)
+    finally:
+        del sys.modules[_OPENVINO_TELEMETRY]
+
+
+def runtime_version(runtime: Runtime) -> str:
+    """Version of an installed runtime, with its build; MissingPackageError when it is not installed."""
+    return str(import_runtime(runtime).__version__)

@@ -1,0 +1,104 @@
+"""Fixtures of the engine tests: a small network quantised with real calibration, exported once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.compressed import CompressedModel
+from compress.graph import capture, layer_nodes
+from compress.placement import place
+from compress.plan import LayerPlan, Placement, Plan
+from compress.quantizers import A8, W8, QuantFormat
+from compress.ranges import RangeMethod, set_ranges
+from compress.statistics import collect
+from deploy.onnx_export import export_float, export_quantized
+
+Quantize = Callable[..., CompressedModel]
+
+
+class Network(nn.Module):
+    """Two convolutions, one of them called twice, with the activations that runtimes fuse, and a shuffle at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Conv2d(16, 16, 3, padding=1)
+        self.tail = nn.Conv2d(16, 12, 1)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.head(x))
+        second = nn.functional.leaky_relu(self.body(first), 0.05)
+        third = torch.relu(self.body(second)) + first
+        return self.shuffle(self.tail(third))
+
+
+@pytest.fixture(scope="session")
+def network() -> Network:
+    torch.manual_seed(3)
+    return Network().eval()
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Tensor:
+    """Smooth pictures [4, 3, 24, 32] in 0..1."""
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.rand(4, 3, 6, 8, generator=generator)
+    return nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture(scope="session")
+def quantize(inputs: Tensor) -> Quantize:
+    """`quantize(module, placement, weight=W8, activation=A8, float_layers=(), float_precision="fp32", crops=None)`."""
+
+    def build(
+        module: nn.Module,
+        placement: Placement,
+        *,
+        weight: QuantFormat = W8,
+        activation: QuantFormat = A8,
+        float_layers: tuple[str, ...] = (),
+        float_precision: str = "fp32",
+        crops: Tensor = inputs,
+    ) -> CompressedModel:
+        graph = capture(module, crops[:1])
+        layers = {
+            name: LayerPlan() if name in float_layers else LayerPlan(weight=weight, activation=activation)
+            for name, _ in layer_nodes(graph)
+        }
+        plan = Plan(
+            architecture=type(module).__name__,
+            device="any",
+            runtime="any",
+            float_precision=float_precision,
+            placement=placement,
+            layers=layers,
+        )
+        wanted = {site.tensor.name for site in place(graph, plan)}
+        return set_ranges(graph, plan, collect(graph, crops, wanted), RangeMethod.MINMAX)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def model(quantize: Quantize, network: Network) -> CompressedModel:
+    return quantize(network, Placement.EVERYTHING)
+
+
+@pytest.fixture(scope="session")
+def float_file(network: Network, inputs: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("float") / "float.onnx"
+    export_float(capture(network, inputs[:1]), inputs[:1], path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def quantized_file(model: CompressedModel, inputs: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantized") / "quantized.onnx"
+    export_quantized(model, inputs[:1], path)
+    return path

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import track
-from compress.soft_rounding import LearnedQuantizer, RoundedWeight, TunedBias
+from compress.soft_rounding import IntegerBias, LearnedQuantizer, RoundedWeight
 
 State = dict[str, Tensor]
 """Everything that a block needs to go on from a step: step, values, moments and the best values. Fits safetensors."""
@@ -55,12 +55,14 @@ def free_parameters(block: fx.GraphModule, done: set[int]) -> dict[str, nn.Param
     """The block's trainable values by qualified name; `done` are ids of those that an earlier block has settled."""
     used = [n.target for n in block.graph.nodes if n.op == "call_module"]
     found: dict[str, nn.Parameter] = {}
+    seen = set(done)
     for name in dict.fromkeys(map(str, used)):
         module = block.get_submodule(name)
-        if isinstance(module, (RoundedWeight, LearnedQuantizer, TunedBias)):
-            found |= {
-                f"{name}.{leaf}": p for leaf, p in module.named_parameters() if p.requires_grad and id(p) not in done
-            }
+        if isinstance(module, (RoundedWeight, LearnedQuantizer, IntegerBias)):
+            for leaf, parameter in module.named_parameters():
+                if parameter.requires_grad and id(parameter) not in seen:
+                    found[f"{name}.{leaf}"] = parameter
+                    seen.add(id(parameter))
     return found
 
 

@@ -116,10 +116,10 @@ class CompressedModel:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors as an engine stores them: integers packed to whole bytes, scales and the rest in float32."""
+        """Bytes of all tensors as an engine stores them: one byte an integer, scales and the rest in float32."""
         quantized = sum(w.integers.numel() + 4 * w.params.scale.numel() for w in self.weights.values())
         rest = [p for n, p in self.graph.state_dict().items() if n not in self.weights]
-        return quantized + sum(p.numel() * p.element_size() for p in rest) + 8 * len(self.activations)
+        return int(quantized + sum(p.numel() * p.element_size() for p in rest) + 8 * len(self.activations))
 
     def save(self, path: Path) -> None:
         """Write all tensors and the plan as one safetensors file."""

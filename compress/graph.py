@@ -68,7 +68,7 @@ def clone(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 def input_node(graph_module: fx.GraphModule) -> fx.Node:
     """The one input of the network."""
-    placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+    placeholders: list[fx.Node] = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
     if len(placeholders) != 1:
         raise GraphError(f"the network has {len(placeholders)} inputs; a network has one tensor input")
     return placeholders[0]
@@ -76,7 +76,8 @@ def input_node(graph_module: fx.GraphModule) -> fx.Node:
 
 def output_node(graph_module: fx.GraphModule) -> fx.Node:
     """The output node; its first argument is the tensor that the network returns."""
-    return next(n for n in reversed(graph_module.graph.nodes) if n.op == "output")
+    found: fx.Node = next(n for n in reversed(graph_module.graph.nodes) if n.op == "output")
+    return found
 
 
 def is_layer(node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @torch.library.custom_op("bitwright::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """x -> integers of `zero_point`'s dtype -> float32; per tensor. `scale`: [], float32. `zero_point`: [], int8 or uint8."""
+    """x -> integers of `zero_point`'s dtype -> float32. `scale`: [], float32; `zero_point`: [], int8 or uint8."""
     limits = torch.iinfo(zero_point.dtype)
     zero = zero_point.to(torch.float32)
     return (torch.clamp(torch.round(x / scale) + zero, limits.min, limits.max) - zero) * scale

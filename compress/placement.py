@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ ELEMENTWISE = (
     aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim,
 )  # fmt: skip
 """Operators that have integer kernels in ONNX Runtime when all their tensors are quantised."""
+
+
+Put = Callable[[fx.Node, QuantFormat, list[fx.Node]], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def place(graph_module: fx.GraphModule, plan: Plan) -> tuple[Site, ...]:
             put(result, layer.activation, list(result.users))
     if plan.placement is Placement.EVERYTHING and planned:
         form = next(layer.activation for layer in planned.values() if layer.activation is not None)
-        _place_everything(graph_module, planned.keys(), form, put)
+        _place_everything(graph_module, form, put)
     order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
     return tuple(
         Site(tensor, form, tuple(users)) for tensor, (form, users) in sorted(sites.items(), key=lambda s: order[s[0]])
@@ -67,13 +71,14 @@ def quantized_output(node: fx.Node) -> fx.Node:
     return node
 
 
-def _place_everything(graph_module: fx.GraphModule, planned: object, form: QuantFormat, put: object) -> None:
+def _place_everything(graph_module: fx.GraphModule, form: QuantFormat, put: Put) -> None:
     """Quantise the elementwise operators whose tensor operands are all 4-D activations, and the network output."""
-    assert callable(put)
     result = output_node(graph_module).args[0]
     for node in graph_module.graph.nodes:
-        if node.target not in ELEMENTWISE or any(is_layer(source) and len(source.users) == 1
-                                                 and node.target in FUSED_ACTIVATIONS for source in node.all_input_nodes):
+        if node.target not in ELEMENTWISE or any(
+            is_layer(source) and len(source.users) == 1 and node.target in FUSED_ACTIVATIONS
+            for source in node.all_input_nodes
+        ):
             continue
         for source in node.all_input_nodes:
             if is_activation(source):

@@ -42,7 +42,7 @@ class QuantFormat(BaseModel):
         """Smallest integer. Symmetric signed ranges are narrow (-127 ... 127), so that negation is exact."""
         if not self.signed:
             return 0
-        return -(2 ** (self.used_bits - 1)) + int(self.symmetric)
+        return int(self.symmetric) - int(2 ** (self.used_bits - 1))
 
     @property
     def qmax(self) -> int:
@@ -102,12 +102,10 @@ def dequantize(q: Tensor, params: QuantParams) -> Tensor:
 
 
 def fake_quantize(x: Tensor, params: QuantParams, form: QuantFormat) -> Tensor:
-    """Round `x` through its integers, float32 in and out, by torch's fused kernels. Gradient: straight through, 0 outside."""
+    """Round `x` through its integers, float32, by torch's fused kernels. Gradient: straight through, 0 outside."""
     if params.axis is None:
         return torch.fake_quantize_per_tensor_affine(x, params.scale, params.zero_point, form.qmin, form.qmax)
-    return torch.fake_quantize_per_channel_affine(
-        x, params.scale, params.zero_point, params.axis, form.qmin, form.qmax
-    )
+    return torch.fake_quantize_per_channel_affine(x, params.scale, params.zero_point, params.axis, form.qmin, form.qmax)
 
 
 W8 = QuantFormat(bits=8, granularity=Granularity.CHANNEL, symmetric=True, signed=True)

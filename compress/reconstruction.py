@@ -20,8 +20,8 @@ from bitwright.foundation.progress import note, track
 from compress.block_training import BlockData, State, TrainingSettings, batches, free_parameters, train_block
 from compress.blocks import Block, extract, split
 from compress.compressed import CompressedModel, QuantizedWeight, quantizer_name
-from compress.graph import bias_name, clone, input_node, layer_nodes, rebuild, set_tensor, tensor, weight_name
-from compress.soft_rounding import LearnedQuantizer, RoundedWeight, TunedBias
+from compress.graph import bias_name, clone, input_node, rebuild, set_tensor, tensor, weight_name
+from compress.soft_rounding import IntegerBias, LearnedQuantizer, RoundedWeight, TunedBias
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -130,37 +130,38 @@ def _better(new: CompressedModel, old: CompressedModel, teacher: fx.GraphModule,
 def trainable(model: CompressedModel, settings: ReconstructionSettings) -> fx.GraphModule:
     """The simulated network with `RoundedWeight`, `LearnedQuantizer` and `TunedBias` in place of constants."""
     module = clone(model.graph)
-    for name, weight in model.weights.items():
-        _replace(module, name, RoundedWeight(weight, tensor(model.graph, name)))
-    for _, node in layer_nodes(model.graph):
-        bias = bias_name(node)
-        if settings.tune_biases and bias is not None and weight_name(node) in model.weights:
-            _replace(module, bias, TunedBias(tensor(model.graph, bias), _noise(model, node)))
     nodes = {node.name: node for node in module.graph.nodes}
+    for name, weight in model.weights.items():
+        source = f"trained_{name.replace('.', '_')}"
+        module.add_submodule(source, RoundedWeight(weight, tensor(model.graph, name)))
+        for node in [n for n in module.graph.nodes if n.op == "get_attr" and n.target == name]:
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(module.graph.call_module(source))
+    quantizers: dict[str, LearnedQuantizer] = {}
     for site in model.sites():
         name = quantizer_name(site.tensor.name)
         quantizer = LearnedQuantizer(model.activations[site.tensor.name], site.form)
-        quantizer.requires_grad_(settings.tune_activations)
+        quantizer.requires_grad_(settings.tune_activations and not site.form.symmetric)
+        quantizer.log_factor.requires_grad_(settings.tune_activations)
         module.add_submodule(name, quantizer)
-        source = nodes[site.tensor.name]
-        with module.graph.inserting_after(source):
-            rounded = module.graph.call_module(name, (source,))
+        with module.graph.inserting_after(nodes[site.tensor.name]):
+            rounded = module.graph.call_module(name, (nodes[site.tensor.name],))
         for consumer in site.consumers:
-            nodes[consumer.name].replace_input_with(source, rounded)
+            nodes[consumer.name].replace_input_with(nodes[site.tensor.name], rounded)
+            quantizers[consumer.name] = quantizer
+    biases: dict[str, TunedBias] = {}
+    for call in model.integer_biases():
+        original = next(n for n in model.graph.graph.nodes if n.name == call)
+        bias = str(bias_name(original))
+        if bias not in biases:
+            biases[bias] = TunedBias(tensor(model.graph, bias), _noise(model, original))
+            biases[bias].requires_grad_(settings.tune_biases)
+        scale = model.weights[weight_name(original)].params.scale
+        module.add_submodule(f"trained_bias_{call}", IntegerBias(biases[bias], quantizers[call], scale))
+        with module.graph.inserting_before(nodes[call]):
+            nodes[call].update_arg(2, module.graph.call_module(f"trained_bias_{call}"))
     rebuild(module)
     return module
-
-
-def _replace(module: fx.GraphModule, name: str, source: nn.Module) -> None:
-    """Let `source` compute the constant `name`."""
-    module.add_submodule(_module_name(name), source)
-    for node in [n for n in module.graph.nodes if n.op == "get_attr" and n.target == name]:
-        with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.call_module(_module_name(name)))
-
-
-def _module_name(name: str) -> str:
-    return "trained_" + name.replace(".", "_")
 
 
 def _noise(model: CompressedModel, node: fx.Node) -> Tensor:
@@ -188,12 +189,12 @@ def harden(model: CompressedModel, student: fx.GraphModule) -> CompressedModel:
     graph = clone(model.graph)
     weights: dict[str, QuantizedWeight] = {}
     for name in model.weights:
-        weights[name] = _submodule(student, _module_name(name), RoundedWeight).quantized()
-    for _, node in layer_nodes(model.graph):
-        bias = bias_name(node)
-        if bias is not None and hasattr(student, _module_name(bias)):
-            with torch.no_grad():
-                set_tensor(graph, bias, _submodule(student, _module_name(bias), TunedBias)().clone())
+        weights[name] = _submodule(student, f"trained_{name.replace('.', '_')}", RoundedWeight).quantized()
+    nodes = {node.name: node for node in model.graph.graph.nodes}
+    for call in model.integer_biases():
+        with torch.no_grad():
+            bias = _submodule(student, f"trained_bias_{call}", IntegerBias).bias()
+        set_tensor(graph, str(bias_name(nodes[call])), bias.clone())
     activations = dict(model.activations)
     for site in model.sites():
         name = site.tensor.name

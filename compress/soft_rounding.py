@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from compress.compressed import QuantizedWeight, container
 from compress.quantizers import QuantFormat, QuantParams
 
+BIAS_LIMIT = 2.0**31 - 1
+
 
 class _RoundThrough(torch.autograd.Function):
     """clamp(round(x)); the gradient passes wherever x is inside the range (straight-through estimator)."""
@@ -27,6 +29,19 @@ class _RoundThrough(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
         return grads[0] * inside, None, None
+
+
+class _RoundBiasThrough(torch.autograd.Function):
+    """A bias through its int32 at `scale` [C], as the compressed model computes it; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, scale: Tensor) -> Tensor:
+        integers = torch.round(bias.double() / scale.double())
+        return torch.clamp(integers, -BIAS_LIMIT, BIAS_LIMIT).to(torch.int32).to(torch.float32) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def round_through(x: Tensor, low: int, high: int) -> Tensor:
@@ -91,13 +106,17 @@ class LearnedQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantise `x`, any shape."""
-        scale = self.start * torch.exp(self.log_factor)
+        scale = self.scale()
         zero = round_through(self.zero_point, self.form.qmin, self.form.qmax)
         return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero, self.form.qmin, self.form.qmax, 1.0)
 
+    def scale(self) -> Tensor:
+        """The present scale, [1], differentiable."""
+        return self.start * torch.exp(self.log_factor)
+
     def params(self) -> QuantParams:
         """The present scale and zero point, shape []."""
-        scale = (self.start * torch.exp(self.log_factor)).detach().reshape(())
+        scale = self.scale().detach().reshape(())
         zero = torch.clamp(torch.round(self.zero_point.detach()), self.form.qmin, self.form.qmax)
         return QuantParams(scale, zero.reshape(()).to(torch.int32))
 
@@ -117,3 +136,25 @@ class TunedBias(nn.Module):
     def forward(self) -> Tensor:
         """The present bias, [C]."""
         return self.bias + self.offset * self.unit
+
+
+class IntegerBias(nn.Module):
+    """A learned bias as one layer call adds it: int32 at the scale of the call's input times that of its weight."""
+
+    weight_scale: Tensor
+
+    def __init__(self, bias: TunedBias, quantizer: LearnedQuantizer, weight_scale: Tensor) -> None:
+        super().__init__()
+        self.bias = bias
+        # The quantiser stays a child of the network only: its values belong to the block that first reads the tensor.
+        self.quantizer = (quantizer,)
+        self.register_buffer("weight_scale", weight_scale.clone())
+
+    def forward(self) -> Tensor:
+        """The float32 bias that the present integers stand for, [C]."""
+        bias = self.bias()
+        scale = (self.quantizer[0].scale().detach().reshape(()) * self.weight_scale).expand_as(bias)
+        apply: Callable[[Tensor, Tensor], object] = _RoundBiasThrough.apply
+        result = apply(bias, scale)
+        assert isinstance(result, Tensor)
+        return result

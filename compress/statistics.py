@@ -15,7 +15,7 @@ BINS = 2048
 
 @dataclass
 class TensorStatistics:
-    """What was seen of one tensor. `channel_low`, `channel_high`, `channel_mean`: [C]. `histogram`: [BINS] over [low, high]."""
+    """What was seen of one tensor. `channel_*`: [C]. `histogram`: [BINS] counts over [low, high]."""
 
     low: float
     high: float
@@ -38,12 +38,18 @@ class _Observer(fx.Interpreter):
         return value
 
 
-def observe(module: fx.GraphModule, inputs: Tensor, wanted: set[str], see: Callable[[str, Tensor], None],
-            description: str, batch: int = 4) -> None:
+def observe(
+    module: fx.GraphModule,
+    inputs: Tensor,
+    wanted: set[str],
+    see: Callable[[str, Tensor], None],
+    description: str,
+    batch: int = 4,
+) -> None:
     """Run `inputs` ([N, C, H, W]) through the graph in small batches and hand the wanted tensors to `see`."""
     observer = _Observer(module, wanted, see)
     with torch.inference_mode():
-        for part in track(list(inputs.split(batch)), description):
+        for part in track(list(torch.split(inputs, batch)), description):
             observer.run(part)
 
 

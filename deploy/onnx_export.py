@@ -6,7 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -97,7 +99,7 @@ def _infer_types(file: onnx.ModelProto) -> None:
     file.CopyFrom(onnx.shape_inference.infer_shapes(file))
 
 
-def _translations() -> dict[object, object]:
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from deploy import onnx_translations
 
     return {
@@ -107,7 +109,7 @@ def _translations() -> dict[object, object]:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """Silence the exporter's progress lines on stdout and its loggers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

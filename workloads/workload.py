@@ -51,7 +51,7 @@ class Workload(ABC):
 
     @abstractmethod
     def held_out(self, folder: Path) -> Sequence[Sample]:
-        """Samples of a training folder that choose between plans; calibration keeps off them where the folder allows."""
+        """Samples of a training folder that choose between plans; calibration keeps off them where it can."""
 
     @abstractmethod
     def calibration(self, folder: Path, count: int, size: int, seed: int = 0) -> Tensor:
@@ -59,7 +59,7 @@ class Workload(ABC):
 
     @abstractmethod
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:
-        """Run `predict` on each sample and score it. The one place where the metric is applied, for torch and engines."""
+        """Run `predict` on each sample and score it: the one place where the metric is applied."""
 
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

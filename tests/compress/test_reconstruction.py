@@ -133,8 +133,12 @@ def test_a_killed_job_ends_in_the_same_model(layers: int | None) -> None:
     assert not same(whole, reconstruct(model, x, settings=dataclasses.replace(settings, seed=5)))
     for killed_after in (1, len(events) - 1, len(events)):
         saved = dict(events[:killed_after])
-        later: list[str] = []
-        resumed = reconstruct(model, x, settings=settings, resume=saved, on_block=lambda name, _: later.append(name))
+        later: dict[int, str] = {}
+
+        def listen(name: str, state: State, seen: dict[int, str] = later) -> None:
+            seen[len(seen)] = name
+
+        resumed = reconstruct(model, x, settings=settings, resume=saved, on_block=listen)
         assert same(whole, resumed)
         assert len(later) == len(events) - killed_after, "finished steps are not repeated"
 

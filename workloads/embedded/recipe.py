@@ -74,7 +74,7 @@ def train(recipe: Recipe, folders: list[Path], out: Path, workers: int = 0) -> P
             group["lr"] = rate(recipe, step)
         loss = task.loss(network(lr), hr)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         optimizer.step()
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -26,7 +27,9 @@ def capture(module: nn.Module, example: Tensor) -> fx.GraphModule:
     pair = torch.cat([example, example.flip(-1)])
     dynamic = torch.export.Dim.DYNAMIC
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch.export warns about its own use of pytrees.
+            warnings.simplefilter("ignore", FutureWarning)
             program = torch.export.export(frozen, (pair,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
     except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

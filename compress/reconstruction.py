@@ -34,15 +34,15 @@ class ReconstructionSettings:
     `layers_per_block`: None trains the whole network against its output.
     """
 
-    iterations: int = 400
+    iterations: int = 200
     layers_per_block: int | None = None
     batch: int = 4
     checks: int = 8
     held_out: float = 0.2
-    weight_rate: float = 0.02
-    scale_rate: float = 0.002
-    zero_rate: float = 0.02
-    bias_rate: float = 0.02
+    weight_rate: float = 0.05
+    scale_rate: float = 0.006
+    zero_rate: float = 0.06
+    bias_rate: float = 0.06
     tune_activations: bool = True
     tune_biases: bool = True
     seed: int = 0

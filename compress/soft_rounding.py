@@ -5,9 +5,6 @@ In the forward pass they compute exactly what the integers do; gradients reach t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -17,39 +14,15 @@ from compress.quantizers import QuantFormat, QuantParams
 BIAS_LIMIT = 2.0**31 - 1
 
 
-class _RoundThrough(torch.autograd.Function):
-    """clamp(round(x)); the gradient passes wherever x is inside the range (straight-through estimator)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward((x >= low - 0.5) & (x <= high + 0.5))
-        return torch.clamp(torch.round(x), low, high)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grads[0] * inside, None, None
-
-
-class _RoundBiasThrough(torch.autograd.Function):
-    """A bias through its int32 at `scale` [C], as the compressed model computes it; the gradient passes unchanged."""
-
-    @staticmethod
-    def forward(ctx: Any, bias: Tensor, scale: Tensor) -> Tensor:
-        integers = torch.round(bias.double() / scale.double())
-        return torch.clamp(integers, -BIAS_LIMIT, BIAS_LIMIT).to(torch.int32).to(torch.float32) * scale
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+def through(exact: Tensor, smooth: Tensor) -> Tensor:
+    """The value of `exact` with the gradient of `smooth` (straight-through estimator)."""
+    return exact.detach() + (smooth - smooth.detach())
 
 
 def round_through(x: Tensor, low: int, high: int) -> Tensor:
-    """Integers nearest to `x` in [low, high], differentiable."""
-    apply: Callable[[Tensor, int, int], object] = _RoundThrough.apply
-    result = apply(x, low, high)
-    assert isinstance(result, Tensor)
-    return result
+    """Integers nearest to `x` in [low, high]; the gradient passes wherever x is inside the range."""
+    inside = torch.clamp(x, low - 0.5, high + 0.5)
+    return through(torch.clamp(torch.round(x), low, high), inside)
 
 
 class RoundedWeight(nn.Module):
@@ -154,7 +127,5 @@ class IntegerBias(nn.Module):
         """The float32 bias that the present integers stand for, [C]."""
         bias = self.bias()
         scale = (self.quantizer[0].scale().detach().reshape(()) * self.weight_scale).expand_as(bias)
-        apply: Callable[[Tensor, Tensor], object] = _RoundBiasThrough.apply
-        result = apply(bias, scale)
-        assert isinstance(result, Tensor)
-        return result
+        integers = torch.clamp(torch.round(bias.double() / scale.double()), -BIAS_LIMIT, BIAS_LIMIT).to(torch.int32)
+        return through(integers.to(torch.float32) * scale, bias)

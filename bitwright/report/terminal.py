@@ -52,7 +52,7 @@ def _quality(quality: Quality | None) -> tuple[str, str, str, str]:
     if quality is None:
         return ("quality", *(text.NOT_AVAILABLE,) * 3)
     label = f"{quality.metric}, {quality.dataset.folder} ({quality.unit})"
-    return (label, text.number(quality.float.mean), text.number(quality.engine.mean), text.signed(-quality.drop))
+    return (label, text.number(quality.float.mean, 3), text.number(quality.engine.mean, 3), text.signed(-quality.drop))
 
 
 def _latency(latency: Latency | None) -> tuple[tuple[str, str, str, str], ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import onnx
+from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import atomic_path, sha256_file, write_text
+from bitwright.foundation.files import atomic_path, sha256_file, write_bytes, write_text
 from deploy.engine import Engine, EngineSpec, FloatPrecision, Runtime
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engines.openvino_engine import OpenVinoEngine
 from deploy.engines.runtime_packages import runtime_version
+from deploy.onnx_repair import repair
 
 ENGINES: dict[Runtime, type[Engine]] = {
     Runtime.ONNXRUNTIME: OnnxRuntimeEngine,
@@ -34,11 +37,15 @@ def build_engine(
 ) -> EngineSpec:
     """Make `folder` an engine of an exported ONNX file: the artefact and the `engine.json` that stamps it.
 
-    The file is loaded by its runtime first; what cannot be loaded is a UsageError and leaves `folder` untouched. An
-    ONNX file that already lies in `folder` is used where it is. `input_shape`, [N, C, H, W]: what the engine will
-    mostly be run on. OpenVINO is faster when it compiles for one shape, most of all where float and integer operators
-    alternate; ONNX Runtime runs every shape alike.
+    The file is repaired where its exporter left what runtimes cannot fuse, and loaded by its runtime; what cannot be
+    loaded is a UsageError. An ONNX file that already lies in `folder` is used where it is. `input_shape`,
+    [N, C, H, W]: what the engine will mostly be run on. OpenVINO is faster when it compiles for one shape, most of all
+    where float and integer operators alternate; ONNX Runtime takes no notice of it.
     """
+    source = _repaired(onnx_path)
+    if source != onnx_path.read_bytes():
+        onnx_path = folder / onnx_path.name
+        write_bytes(onnx_path, source)
     spec = EngineSpec(
         runtime=runtime,
         artefact=onnx_path.name,
@@ -54,6 +61,18 @@ def build_engine(
             shutil.copyfile(onnx_path, temporary)
     write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
     return spec
+
+
+def _repaired(path: Path) -> bytes:
+    """The file with the repairs that runtimes need; its own bytes where there is nothing to repair."""
+    try:
+        data = path.read_bytes()
+        file = onnx.load_from_string(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); rebuild the engine") from error
+    except DecodeError as error:
+        raise UsageError(f"{path} is not an ONNX file: {error}") from error
+    return bytes(file.SerializeToString()) if repair(file).changed else data
 
 
 def load_engine(folder: Path, threads: int) -> Engine:

@@ -132,7 +132,7 @@ def test_input_that_does_not_fit_is_one_clear_line(runtime: Runtime, float_file:
 def test_a_file_that_is_no_network_leaves_nothing_behind(runtime: Runtime, tmp_path: Path) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"not a network at all")
-    with pytest.raises(UsageError, match=r"cannot load .*bad\.onnx"):
+    with pytest.raises(UsageError, match=r"bad\.onnx is not an ONNX file"):
         build_engine(bad, tmp_path / "engine", runtime=runtime, profile="any")
     assert not (tmp_path / "engine").exists()
 

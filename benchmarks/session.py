@@ -1,0 +1,66 @@
+"""The timing of all arms of a network in one interleaved session, kept as `latency.json` beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.arms import ArmRecord, Network
+from bitwright.foundation.files import write_text
+from bitwright.foundation.progress import note
+from deploy.engines import read_spec
+from deploy.latency import Candidate, ComparisonResult, measure
+
+LATENCY = "latency.json"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a session is measured; `side` is the height and width of the network's input in pixels."""
+
+    seconds: float = 10.0
+    threads: int = 1
+    side: int = 128
+    seed: int = 0
+    again: bool = False
+
+    def input_shape(self, network: Network) -> tuple[int, int, int, int]:
+        """[1, C, H, W] of the timed input."""
+        _, channels, height, width = network.loaded.workload.example_input(self.side, self.side).shape
+        return 1, channels, height, width
+
+
+def timed(network: Network, records: Sequence[ArmRecord], timing: Timing) -> ComparisonResult:
+    """Measure the arms side by side; an earlier session is read if it timed exactly these engines in this way."""
+    path = network.work / LATENCY
+    if path.is_file() and not timing.again:
+        before = ComparisonResult.model_validate_json(path.read_bytes())
+        if _same(before, network, records, timing):
+            note(f"{network.name}: timed before")
+            return before
+    source = network.work / "input.npy"
+    np.save(source, network.loaded.workload.example_input(timing.side, timing.side).numpy())
+    candidates = [Candidate(record.arm, network.work / record.engine, record.loader) for record in records]
+    result = measure(
+        candidates,
+        input_file=source,
+        threads=timing.threads,
+        min_seconds=timing.seconds,
+        max_seconds=120.0 + 4.0 * timing.seconds * len(candidates),
+        seed=timing.seed,
+        percentiles=(50.0, 90.0),
+    )
+    write_text(path, result.model_dump_json() + "\n")
+    return result
+
+
+def _same(before: ComparisonResult, network: Network, records: Sequence[ArmRecord], timing: Timing) -> bool:
+    wanted = {record.arm: read_spec(network.work / record.engine) for record in records}
+    return (
+        {m.name: m.spec for m in before.measurements} == wanted
+        and all(m.threads == timing.threads for m in before.measurements)
+        and all(m.input_shape == timing.input_shape(network) for m in before.measurements)
+        and (before.min_seconds, before.seed) == (timing.seconds, timing.seed)
+    )

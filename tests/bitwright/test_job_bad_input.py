@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from bitwright.runs.folder import RunFolder
 from tests.bitwright.job_helpers import (
     DEVICE,
     command,
@@ -147,14 +148,16 @@ def test_unknown_devices_and_bad_profiles(photos: Path, net: Path, tmp_path: Pat
         assert not out.exists()
         return line
 
-    assert f"did you mean {DEVICE}?" in line_for("x86-avx512-vnni-bf")
+    assert f"did you mean {DEVICE}" in line_for("x86-avx512-vnni-bf")
     source = Path(__file__).resolve().parents[2] / "hw_profiles" / "catalogue" / f"{DEVICE}.yaml"
     assert source.is_file(), list(source.parent.parent.iterdir())
     text = source.read_text()
-    assert "cores:" in text
-    for wrong, said in (("cores: many", "cores"), ("cores_ghz: 4", "cores_ghz")):
+    right = "memory: {dram_gb_s_per_core: 25}"
+    assert right in text
+    for wrong in ("memory: {dram_gb_s_per_core: fast}", "memory: {dram_mb_s_per_core: 25}"):
         changed = tmp_path / "mine.yaml"
-        changed.write_text(text.replace("cores:", f"{wrong} #", 1))
+        changed.write_text(text.replace(right, wrong, 1))
+        said = wrong.split("{")[1].split(":")[0]
         line = line_for(changed)
         assert said in line
         assert "mine.yaml" in line
@@ -200,7 +203,8 @@ def test_a_disk_too_small_to_begin(small_disk: Path, net: Path, photos: Path, ca
 def test_a_disk_that_fills_up(
     small_disk: Path, photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bitwright.runs.folder.NEEDED_BYTES", 0)
+    # The defaults of `open` are what a job asks for; here it believes that there is room.
+    monkeypatch.setattr(RunFolder.open.__func__, "__kwdefaults__", {**RunFolder.open.__kwdefaults__, "needed_bytes": 0})
     (small_disk / "ballast").write_bytes(b"0" * 700_000)
     big = tiny_checkpoint(tmp_path, "big.safetensors", width=96)
     out = small_disk / "out"

@@ -1,0 +1,1 @@
+"""Runs: the request, the folder that holds one job, and the stages that fill it."""

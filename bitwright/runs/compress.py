@@ -1,0 +1,70 @@
+"""The main job: a checkpoint and a device in, an audited engine with a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bitwright.foundation.errors import ConstraintError, VerificationError
+from bitwright.foundation.progress import note
+from bitwright.report.schema import Report
+from bitwright.runs import proof, stages
+from bitwright.runs.folder import RunFolder
+from bitwright.runs.job import Job
+from bitwright.runs.reporting import load_report, report
+from bitwright.runs.request import CompressRequest
+from deploy.audit import Audit
+
+STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
+    ("float", stages.float_baseline),
+    ("nearest", stages.nearest),
+    ("reconstructed", stages.reconstructed),
+    ("select", stages.select),
+    ("engine", stages.build),
+    ("quality", proof.quality),
+    ("latency", proof.latency),
+)
+"""In order; a stage that is done is not repeated, a stage that was interrupted starts over or from its own journal."""
+
+
+def compress(request: CompressRequest, *, resume: bool = False, overwrite: bool = False) -> Report:
+    """Run the job in its run folder and return the report.
+
+    Raises VerificationError when the engine does not execute what was planned or does not agree with torch, and
+    ConstraintError when the allowed drop is not kept on the engine; all artefacts and the report are written first.
+    """
+    torch.manual_seed(request.seed)
+    with RunFolder.open(request, resume=resume, overwrite=overwrite) as run:
+        if run.stage_done("report"):
+            result = load_report(run.path)
+        else:
+            job = Job.open(request, run)
+            if not run.stage_done(STAGES[0][0]):
+                job.check_data()
+            for name, stage in STAGES:
+                if run.stage_done(name):
+                    note(f"{name}: done before")
+                    continue
+                stage(job)
+            result = report(job)
+        require(result, Audit.model_validate_json((run.path / "audit.json").read_bytes()), request)
+    return result
+
+
+def require(result: Report, audited: Audit, request: CompressRequest) -> None:
+    """Raise where the result does not hold what was promised."""
+    audited.require()
+    quality = result.quality
+    assert quality is not None
+    gap = quality.torch_engine_gap
+    if gap is not None and gap > request.tolerance:
+        raise VerificationError(
+            f"{quality.metric} of the engine and of torch differ by {gap:.3f} {quality.unit}, "
+            f"more than the tolerance of {request.tolerance:g}; see report.html"
+        )
+    if not result.limits.reached:
+        raise ConstraintError(
+            f"the engine loses {quality.drop:.3f} {quality.unit} on {quality.dataset.folder}, more than the allowed "
+            f"{request.max_drop:g}; the best engine so far was written (a larger --iterations may help)"
+        )

@@ -1,0 +1,197 @@
+"""A job: the request with everything it names loaded and checked, before any work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor, fx
+
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.folder import RunFolder
+from bitwright.runs.request import CompressRequest
+from compress.biases import give_biases
+from compress.equality import prove_equal
+from compress.folding import fold
+from compress.graph import capture, layer_nodes, weight_name
+from compress.layer_table import LayerTable
+from compress.plan import LayerPlan, Placement, Plan
+from compress.quantizers import Granularity, QuantFormat
+from compress.shuffle import move_activation_before_shuffle
+from deploy.engine import FloatPrecision, Runtime
+from hw_profiles import DeviceProfile, Op, PrecisionRule, TensorFormat, installed_runtimes, load_profile
+from search.layer_sensitivity import Evaluate, evaluator
+from workloads.classification.task import Classification
+from workloads.loading import load_checkpoint
+from workloads.workload import LoadedModel, Sample
+
+TRACE_SIDE = 64
+SENSITIVITY_SAMPLES = 4
+PROBE_SIZE = (61, 53)
+"""An odd input size on which graph transforms are proven."""
+
+
+@dataclass
+class Job:
+    """What all stages share. `graph` is the float network after function-preserving transforms."""
+
+    request: CompressRequest
+    run: RunFolder
+    loaded: LoadedModel
+    profile: DeviceProfile
+    runtime: Runtime
+    original: fx.GraphModule
+    graph: fx.GraphModule
+    example: Tensor
+    warnings: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def open(request: CompressRequest, run: RunFolder) -> Job:
+        """Load the checkpoint and the profile, choose the runtime, capture the network and prove its transforms."""
+        profile = load_profile(request.device)
+        runtime = choose_runtime(profile, request.runtime)
+        loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
+        side = max(TRACE_SIDE, loaded.workload.min_input_side)
+        example = loaded.workload.example_input(side, side)
+        original = capture(loaded.module, example)
+        folded, _ = fold(original)
+        graph, _ = move_activation_before_shuffle(folded)
+        give_biases(graph, {weight_name(node) for _, node in layer_nodes(graph)})
+        least = loaded.workload.min_input_side
+        probe = loaded.workload.example_input(*(max(least, s) for s in PROBE_SIZE))
+        prove_equal(original, graph, example if isinstance(loaded.workload, Classification) else probe)
+        return Job(request, run, loaded, profile, runtime, original, graph, example)
+
+    @cached_property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width that latency and BitOps are stated at; a classifier's own input size."""
+        return self.sized(self.request.input_size)
+
+    def sized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A height and width that the network takes, as close to `size` as it allows."""
+        least = self.loaded.workload.min_input_side
+        if isinstance(self.loaded.workload, Classification):
+            return least, least
+        return max(size[0], least), max(size[1], least)
+
+    @cached_property
+    def table(self) -> LayerTable:
+        """Every layer at `input_size`."""
+        return LayerTable.from_graph(self.graph, self.loaded.workload.example_input(*self.input_size))
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        """The calibration inputs, the same each time they are asked for."""
+        request, workload = self.request, self.loaded.workload
+        size = request.calibration_size
+        if isinstance(workload, Classification):
+            size = workload.min_input_side
+        return workload.calibration(request.data, request.calibration_count, size, request.seed)
+
+    @cached_property
+    def held_out(self) -> Sequence[Sample]:
+        """Samples of the data folder that choose between plans."""
+        return self.loaded.workload.held_out(self.request.data)
+
+    @cached_property
+    def evaluate(self) -> Evaluate:
+        """Mean quality on the held-out samples."""
+        return evaluator(self.loaded.workload, self.held_out)
+
+    @cached_property
+    def evaluate_few(self) -> Evaluate:
+        """Mean quality on the first held-out samples, for measurements that are repeated per layer."""
+        return evaluator(self.loaded.workload, self.held_out[:SENSITIVITY_SAMPLES])
+
+    @cached_property
+    def eval_samples(self) -> Sequence[Sample]:
+        """The samples that the report's quality is measured on: `eval_data`, else the held-out ones."""
+        if self.request.eval_data is None:
+            return self.held_out
+        return self.loaded.workload.samples(self.request.eval_data)
+
+    def check_data(self) -> None:
+        """Read all samples once, so that a folder without a usable one is an error before any work is done."""
+        for samples in (self.calibration, self.held_out, self.eval_samples):
+            len(samples)
+
+    def first_plan(self) -> Plan:
+        """Every layer in the best integer precision that the device executes natively, the others in float."""
+        layers = {}
+        for (name, _), row in zip(layer_nodes(self.graph), self.table.rows, strict=True):
+            rule = integer_rule(self.profile, row.op, self.runtime)
+            layers[name] = layer_plan(rule) if rule else LayerPlan(reason="no native integer kernel in the profile")
+        if not any(layer.quantized for layer in layers.values()):
+            raise UsageError(
+                f"{self.profile.id} executes no layer of this network on integers in {self.runtime}; "
+                "choose another --runtime or device (see: bitwright devices)"
+            )
+        placement = Placement(self.request.placement) if self.request.placement else default_placement(self.runtime)
+        return Plan(
+            architecture=self.loaded.architecture,
+            device=self.profile.id,
+            runtime=self.runtime.value,
+            float_precision=FloatPrecision.FP32.value,
+            placement=placement,
+            layers=layers,
+        )
+
+    @property
+    def cores(self) -> int:
+        """Threads for work that is not timed."""
+        return os.cpu_count() or 1
+
+    @property
+    def float_onnx(self) -> Path:
+        """The float network as it was given, for the baseline."""
+        return self.run.path / "float" / "float.onnx"
+
+
+def choose_runtime(profile: DeviceProfile, wanted: str | None) -> Runtime:
+    """The runtime asked for, or the first of the profile that is installed and that this version can build for."""
+    known = {r.value for r in Runtime}
+    supported = [r.engine.value for r in profile.runtimes if r.engine.value in known]
+    if not supported:
+        engines = ", ".join(r.engine.value for r in profile.runtimes) or "none"
+        raise UsageError(f"{profile.id} runs {engines}; engines can be built for {', '.join(sorted(known))} only")
+    if wanted is not None:
+        if wanted not in supported:
+            raise UsageError(f"{profile.id} has no runtime {wanted!r}; it has {', '.join(supported)}")
+        return Runtime(wanted)
+    installed = installed_runtimes()
+    return Runtime(next((engine for engine in supported if installed.get(engine)), supported[0]))
+
+
+def default_placement(runtime: Runtime) -> Placement:
+    """Quantise what the runtime needs to pick integer kernels, and no more: the rest costs quality and buys no time."""
+    return Placement.INPUTS if runtime is Runtime.OPENVINO else Placement.INPUTS_OUTPUTS
+
+
+def integer_rule(profile: DeviceProfile, op: Op, runtime: Runtime) -> PrecisionRule | None:
+    """The first native 8-bit integer rule of the profile for an operator."""
+    rule = profile.resolve(op, 8, 8, runtime.value, native_only=True)
+    return rule if rule is not None and rule.weight is not None and rule.act is not None else None
+
+
+def layer_plan(rule: PrecisionRule) -> LayerPlan:
+    """The formats that a profile's rule prescribes."""
+    assert rule.weight is not None
+    assert rule.act is not None
+    return LayerPlan(
+        weight=quant_format(rule.weight, rule.weight_bits, rule.reduce_range),
+        activation=quant_format(rule.act, rule.act_bits),
+    )
+
+
+def quant_format(tensor: TensorFormat, bits: int, reduce_range: bool = False) -> QuantFormat:
+    """A profile's tensor format as a quantiser's; where the profile leaves the form open, per tensor and symmetric."""
+    return QuantFormat(
+        bits=bits,
+        granularity=Granularity(tensor.granularity.value if tensor.granularity else "tensor"),
+        symmetric=tensor.symmetric is not False,
+        signed=tensor.dtype.value.startswith("int"),
+        reduce_range=reduce_range,
+    )

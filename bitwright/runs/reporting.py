@@ -1,0 +1,244 @@
+"""Assembling `report.json` and `report.html` from what the stages left in a run folder."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bitwright.foundation.files import sha256_bytes, write_text
+from bitwright.foundation.version import VERSION
+from bitwright.report import write_html
+from bitwright.report.measured import Latency, LatencyStats, Speedup
+from bitwright.report.schema import (
+    AuditedLayer,
+    AuditResult,
+    BitOpsTotal,
+    Dataset,
+    Device,
+    Layer,
+    Limits,
+    Mismatch,
+    ModelInfo,
+    Picture,
+    PlanStep,
+    Quality,
+    Report,
+    RuntimeInfo,
+    Score,
+    Size,
+)
+from bitwright.runs.job import Job
+from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality
+from bitwright.runs.stages import ENGINE, FLOAT, ONNX, PLAN
+from compress.layer_table import LayerTable
+from compress.plan import Plan
+from deploy.audit import Audit
+from deploy.engines import read_spec
+from deploy.latency import ComparisonResult
+from hw_profiles import estimate_ms, load_profile
+from workloads.workload import Quality as MeasuredQuality
+
+REPORT = "report.json"
+
+
+def report(job: Job) -> Report:
+    """Write `report.json` and `report.html` and return the report."""
+    run = job.run.path
+    plan = Plan.load(run / PLAN)
+    audited = Audit.model_validate_json((run / "audit.json").read_bytes())
+    spec = read_spec(run / ENGINE)
+    selected = job.run.values("select")
+    timed = load_latency(run)
+    quality = _quality(job)
+    limit = job.request.max_drop
+    floats = Plan.model_validate({**plan.model_dump(), "layers": {name: {} for name in plan.layers},
+                                  "float_precision": "fp32"})  # fmt: skip
+    planned_ops, float_ops = round(job.table.bitops(plan)), round(job.table.bitops(floats))
+    result = Report(
+        bitwright_version=VERSION,
+        created=datetime.now(UTC),
+        model=ModelInfo(
+            architecture=job.loaded.architecture,
+            path=str(job.request.checkpoint),
+            sha256=job.loaded.sha256,
+            parameters=job.loaded.parameters,
+        ),
+        device=Device(id=job.profile.id, name=job.profile.name, hash=job.profile.hash()),
+        runtime=RuntimeInfo(
+            name=spec.runtime.value,
+            version=spec.runtime_version,
+            float_precision=plan.float_precision,
+            threads=job.request.threads,
+        ),
+        quality=quality,
+        latency=latency_section(timed),
+        audit=audit_section(audited),
+        layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.request.threads),
+        size=Size(bytes=(run / ENGINE / ONNX).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size),
+        bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
+        limits=Limits(max_drop_db=limit, reached=limit is None or quality.drop <= limit),
+        pictures=tuple(Picture(**picture) for picture in load_quality(run).pictures),
+        plan_search=_steps(job, plan),
+        timings_s=job.run.timings(),
+        warnings=tuple(_warnings(job, timed)),
+        environment=timed.environment.model_dump(mode="json"),
+        command=tuple(job.request.command()),
+        next_command=f"bitwright measure {run} --threads 2",
+    )
+    write_text(run / REPORT, result.to_json())
+    write_html(result, run)
+    job.run.finish_stage("report", [REPORT, "report.html"], {})
+    return result
+
+
+def _quality(job: Job) -> Quality:
+    record = load_quality(job.run.path)
+    torch_side, engine = record.verify.torch, record.verify.engine
+    folder = job.request.eval_data or job.request.data
+    held = f"{len(job.held_out)} held-out samples of {job.request.data.name}"
+    names = json.dumps(sorted(engine.per_sample))
+    return Quality(
+        metric=engine.metric,
+        unit=engine.unit,
+        float=_score(record.float_quality),
+        torch=_score(torch_side),
+        engine=_score(engine),
+        drop=record.float_quality.mean - engine.mean,
+        torch_engine_gap=abs(record.verify.gap),
+        dataset=Dataset(folder=folder.name, n=len(engine.per_sample), data_hash=sha256_bytes(names.encode())),
+        decided_on=held,
+    )
+
+
+def _score(quality: MeasuredQuality) -> Score:
+    return Score(mean=quality.mean, per_image=quality.per_sample, extra=quality.extra)
+
+
+def latency_section(timed: ComparisonResult) -> Latency:
+    """Both distributions and their paired ratio, from one interleaved session."""
+    speedup = timed.speedup(ENGINE_NAME, BASELINE_NAME)
+    engine = timed.measurement(ENGINE_NAME)
+    return Latency(
+        engine=_stats(timed, ENGINE_NAME),
+        float=_stats(timed, BASELINE_NAME),
+        speedup=Speedup(
+            ratio=speedup.ratio,
+            low=speedup.low if speedup.low is not None else speedup.ratio,
+            high=speedup.high if speedup.high is not None else speedup.ratio,
+            verdict=speedup.verdict.value,
+        ),
+        input_shape=engine.input_shape,
+        threads=engine.threads,
+        noisy=any(m.noisy for m in timed.measurements),
+    )
+
+
+def _stats(timed: ComparisonResult, name: str) -> LatencyStats:
+    measurement = timed.measurement(name)
+    summary = measurement.to_summary()
+    p90 = next((p for p in summary.percentiles if p.percent == 90), None)
+    return LatencyStats(
+        median_ms=summary.median_ms,
+        median_low_ms=summary.median_low_ms,
+        median_high_ms=summary.median_high_ms,
+        p90_ms=summary.p90_ms,
+        p90_low_ms=p90.low_ms if p90 else None,
+        p90_high_ms=p90.high_ms if p90 else None,
+        n=summary.n,
+        iqr_ms=summary.iqr_ms,
+        cv=summary.cv or 0.0,
+        samples_ms=tuple(measurement.samples_ms),
+        peak_rss_bytes=summary.peak_rss_bytes,
+        load_ms=summary.load_ms,
+        first_ms=summary.first_ms,
+    )
+
+
+def audit_section(audited: Audit) -> AuditResult:
+    """The audit in the report's form."""
+    layers = tuple(
+        AuditedLayer(layer=a.layer, planned=a.planned, executed=a.executed, kernel=a.kernel or None)
+        for a in audited.layers
+    )
+    mismatches = tuple(
+        Mismatch(layer=a.layer, planned=a.planned, executed=a.executed, kernel=a.kernel or None, reason=a.reason)
+        for a in audited.mismatches
+    )
+    return AuditResult(planned=audited.planned, executed=audited.executed, mismatches=mismatches, layers=layers)
+
+
+def layer_rows(
+    table: LayerTable, plan: Plan, audited: Audit, sensitivity: dict[str, float], threads: int
+) -> tuple[Layer, ...]:
+    """One row per layer call: shapes, bits, planned and executed precision, sensitivity, the profile's estimate."""
+    profile = load_profile(plan.device)
+    found = {layer.layer: layer for layer in audited.layers}
+    ops = table.layer_bitops(plan)
+    rows = []
+    for row in table.rows:
+        decision, layer = plan.layers[row.name], found[row.name]
+        float_bits = 16 if plan.float_precision == "bf16" else 32
+        weight_bits = decision.weight.bits if decision.weight else float_bits
+        act_bits = decision.activation.bits if decision.activation else float_bits
+        estimate = estimate_ms(row.macs, row.activation_bytes(act_bits), _dtype(layer.planned), profile, threads)
+        rows.append(
+            Layer(
+                name=row.name,
+                op=row.op.value,
+                input_shape=row.input_shape,
+                output_shape=row.output_shape,
+                macs=row.macs,
+                params=row.params,
+                weight_bits=weight_bits,
+                act_bits=act_bits,
+                planned=layer.planned,
+                executed=layer.executed,
+                bitops=round(ops[row.name]),
+                sensitivity_db=sensitivity.get(row.name),
+                estimated_ms=estimate.ms if estimate else None,
+                kernel=layer.kernel or None,
+            )
+        )
+    return tuple(rows)
+
+
+def _dtype(precision: str) -> Any:
+    from hw_profiles import DType
+
+    return DType(precision)
+
+
+def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
+    total = len(job.first_plan().quantized_layers)
+    nearest, better = job.run.values("nearest"), job.run.values("reconstructed")
+    steps = [PlanStep(step=0, planned_int8_layers=total, drop_db=nearest["drop"], note="all layers, nearest rounding")]
+    if better["skipped"] is None:
+        steps.append(
+            PlanStep(step=1, planned_int8_layers=total, drop_db=better["drop"], note="all layers, reconstructed")
+        )
+    for trial in job.run.values("select")["trials"][1:]:
+        steps.append(
+            PlanStep(step=len(steps), planned_int8_layers=trial["int8"], drop_db=trial["drop"], note="some in float")
+        )
+    count = len(plan.quantized_layers)
+    last = max(i for i, step in enumerate(steps) if step.planned_int8_layers == count)
+    steps[last] = steps[last].model_copy(update={"chosen": True})
+    return tuple(steps)
+
+
+def _warnings(job: Job, timed: ComparisonResult) -> list[str]:
+    found = list(job.warnings)
+    for measurement in timed.measurements:
+        found += [f"{measurement.name}: {reason.value}" for reason in measurement.noise]
+        if not measurement.steady:
+            found.append(f"{measurement.name}: latency did not become steady during warm-up")
+    if job.request.eval_data is None:
+        found.append("quality was measured on held-out samples of --data; give --eval for an independent set")
+    return found
+
+
+def load_report(run: Path) -> Report:
+    """Read a run's `report.json`."""
+    return Report.from_json((run / REPORT).read_bytes())

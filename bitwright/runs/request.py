@@ -1,0 +1,177 @@
+"""CompressRequest: everything that decides one job. Its field descriptions are the help text of the command line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.complaints import complaint
+
+RangeMethod = Literal["minmax", "percentile", "mse"]
+PlacementName = Literal["inputs", "inputs_outputs", "everything"]
+Side = Annotated[int, Field(ge=1, le=16384)]
+
+_POSITIONAL = ("checkpoint",)
+_RENAMED = {"eval_data": "--eval"}
+_SIZE = re.compile(r"(\d+)\s*[xX\N{MULTIPLICATION SIGN},]\s*(\d+)")
+
+
+class CompressRequest(BaseModel):
+    """One compression job. A value that does not fit raises UsageError (ProfileError for the device), one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    checkpoint: Path = Field(description="Trained float network: safetensors, or a torch file of plain weights.")
+    device: str = Field(description="Device profile: a name from `bitwright devices`, or a YAML file.")
+    data: Path = Field(description="Folder of pictures to calibrate on; they need no labels and no small versions.")
+    eval_data: Path | None = Field(
+        default=None, description="Folder of pictures that quality is reported on; without it, pictures of --data."
+    )
+    max_drop: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="Largest loss of quality that is allowed, in the metric's unit (dB, or % for classification).",
+    )
+    runtime: str | None = Field(
+        default=None, description="Runtime of the engine; without it, the first one of the profile that is installed."
+    )
+    out: Path | None = Field(default=None, description="Run folder; without it, runs/<checkpoint>-<device>.")
+    model: str | None = Field(
+        default=None, description="package.module:factory of a network that bitwright does not recognise by itself."
+    )
+    scale: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        default=None, description="Enlargement factor, where the weights alone do not tell."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="Seed of everything that is drawn.")
+    calibration_count: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=256, description="Number of calibration crops."
+    )
+    calibration_size: Annotated[int, Field(ge=8, le=4096)] = Field(
+        default=64, description="Side of a calibration crop, in pixels of the network's input."
+    )
+    placement: PlacementName | None = Field(
+        default=None, description="Which tensors are quantised; without it, what the runtime needs to be fast."
+    )
+    range_method: RangeMethod = Field(default="minmax", description="How activation ranges are chosen.")
+    equalize: bool = Field(default=True, description="Balance weight ranges between layers first.")
+    reconstruct: bool = Field(default=True, description="Learn the rounding of the weights on the calibration crops.")
+    iterations: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="Steps for the rounding of each block; without it, bitwright's default."
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Threads that latency is measured on.")
+    input_size: tuple[Side, Side] = Field(
+        default=(128, 128), description="Height x width of the network input that latency is measured on, in pixels."
+    )
+    measure_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=5.0, description="Timed seconds of each engine, at least."
+    )
+    tolerance: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=0.02, description="Largest difference between torch and the engine, in the metric's unit."
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_clear_line(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise UsageError(complaint(error, cls.model_fields, option_name)) from error
+
+    @field_validator("input_size", mode="before")
+    @classmethod
+    def _size_from_text(cls, value: Any) -> Any:
+        return _split_size(value) if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_factory(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.]+:\w+", value):
+            raise ValueError("expected package.module:factory")
+        return value
+
+    @model_validator(mode="after")
+    def _runtime_of_the_device(self) -> Self:
+        # The rooms below are imported here, because a help text must not wait for them.
+        from bitwright.foundation.suggest import nearest
+        from hw_profiles import load_profile
+
+        profile = load_profile(self.device)
+        engines = [entry.engine.value for entry in profile.runtimes]
+        if self.runtime is not None and self.runtime not in engines:
+            raise UsageError(
+                f"--runtime {self.runtime}: {profile.id} has no such runtime; {nearest(self.runtime, engines)}"
+            )
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run goes: `out`, or runs/<checkpoint stem>-<device>."""
+        return self.out if self.out is not None else Path("runs", f"{self.checkpoint.stem}-{Path(self.device).stem}")
+
+    def check_inputs(self) -> None:
+        """UsageError for a checkpoint or a folder of samples that is not there."""
+        if not self.checkpoint.is_file():
+            what = "is a folder, not a file" if self.checkpoint.is_dir() else "does not exist"
+            raise UsageError(f"checkpoint {self.checkpoint} {what}")
+        for flag, folder in (("--data", self.data), ("--eval", self.eval_data)):
+            if folder is not None and not folder.is_dir():
+                what = "is a file, not a folder" if folder.exists() else "does not exist"
+                raise UsageError(f"{flag} {folder} {what}")
+
+    def command(self) -> tuple[str, ...]:
+        """The arguments that repeat this job, without those that are at their default."""
+        words = ["bitwright", "compress"]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in _POSITIONAL:
+                words.append(str(value))
+            elif value == field.default:
+                continue
+            elif isinstance(value, bool):
+                words.append(option_name(name) if value else option_name(f"no_{name}"))
+            elif isinstance(value, tuple):
+                words += [option_name(name), "x".join(map(str, value))]
+            else:
+                words += [option_name(name), str(value)]
+        return tuple(words)
+
+    def command_line(self) -> str:
+        """`command` as one line for a shell."""
+        return shlex.join(self.command())
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of a text such as 128x128; UsageError for anything else."""
+    try:
+        size = _split_size(text)
+    except ValueError as error:
+        raise UsageError(f"--input-size: {text!r} is not valid; {error}") from error
+    if min(size) < 1:
+        raise UsageError(f"--input-size: {text!r} is not valid; both sides must be at least 1 pixel")
+    return size
+
+
+def _split_size(text: str) -> tuple[int, int]:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("expected height x width in pixels, such as 128x128")
+    return int(found[1]), int(found[2])
+
+
+def option_name(field: str) -> str:
+    """The flag of a field: calibration_count is --calibration-count."""
+    if field in _POSITIONAL:
+        return field.upper()
+    return _RENAMED.get(field, "--" + field.replace("_", "-"))

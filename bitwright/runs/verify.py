@@ -1,0 +1,54 @@
+"""Verifying a finished run again: the same file, the planned precisions, the same output as torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.reopen import compressed_network, reopened, request_of
+from bitwright.runs.stages import ENGINE, ONNX
+from deploy.audit import Audit, audit
+from deploy.engines import load_engine
+from deploy.verify import VerifyReport, compare
+
+
+class VerifySummary(BaseModel):
+    """What was verified; made only when everything holds, because a failure is raised."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    audit: Audit
+    comparison: VerifyReport
+
+    def lines(self) -> tuple[str, ...]:
+        """The result in words."""
+        executed = ", ".join(f"{count} {precision}" for precision, count in self.audit.executed.items())
+        result = self.comparison
+        return (
+            f"executed as planned: {executed} ({self.audit.runtime} {self.audit.runtime_version})",
+            f"{result.metric}: engine {result.engine.mean:.3f} {result.unit}, torch {result.torch.mean:.3f}, "
+            f"gap {result.gap:+.3f} (tolerance {result.tolerance:g})",
+            f"outputs differ by {result.mean_difference:.3g} on average, {result.max_difference:.3g} at most",
+        )
+
+
+def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
+    """Check the engine's stamp, audit it and compare it with torch on `eval_data`, or on the run's own samples.
+
+    Raises VerificationError when a layer did not execute as planned or the quality differs beyond the tolerance.
+    """
+    if eval_data is not None and not eval_data.is_dir():
+        raise UsageError(f"--eval {eval_data} is not a folder")
+    tolerance = request_of(run).tolerance
+    with reopened(run) as job:
+        model = compressed_network(job)
+        engine = load_engine(run / ENGINE, job.cores)
+        audited = audit(engine, run / ONNX, model.plan)
+        audited.require()
+        samples = job.eval_samples if eval_data is None else job.loaded.workload.samples(eval_data)
+        comparison = compare(model.simulate(), engine, samples, job.loaded.workload, tolerance)
+        comparison.require()
+    return VerifySummary(run=str(run), audit=audited, comparison=comparison)

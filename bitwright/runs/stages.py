@@ -45,10 +45,6 @@ SAFETY = 0.5
 """Share of the allowed drop that a plan may use on the held-out samples, because the next pictures differ: RFDN x4 in
 8 bits loses 0.037 dB on held-out photographs of BSDS500 and 0.055 dB on Set14."""
 
-BF16_BELOW = 0.88
-"""Share of MACs on integers under which the rest runs in bf16. Measured with OpenVINO on a Zen 4 core, RFDN x4: with
-95 % on integers fp32 is 1.15 times faster, with 77 % bf16 is 1.09 times faster (the cross-over lies between)."""
-
 
 def float_baseline(job: Job) -> None:
     """The float network in ONNX Runtime: what speed-up and drop are measured against."""
@@ -138,20 +134,11 @@ def select(job: Job) -> None:
         return reference - job.evaluate(restricted(model, plan).simulate())
 
     trials = meet_drop(model.plan, fallback_order(sensitivity, macs), limit, drop_of, known)
-    plan = with_float_precision(job, trials[-1].plan, macs)
-    model = restricted(model, plan)
+    model = restricted(model, trials[-1].plan)
     model.plan.save(job.run.path / PLAN)
     model.save(job.run.path / MODEL)
     steps = [{"int8": len(trial.plan.quantized_layers), "drop": trial.drop} for trial in trials]
     job.run.finish_stage("select", [PLAN, MODEL], {"sensitivity": sensitivity, "trials": steps})
-
-
-def with_float_precision(job: Job, plan: Plan, macs: dict[str, int]) -> Plan:
-    """The plan with what its float layers execute in: bf16 where the profile has it and enough work is left in float."""
-    share = sum(macs[name] for name in plan.quantized_layers) / max(1, sum(macs.values()))
-    native = {rule.executes_as.value for rule in job.profile.rules(job.runtime.value) if rule.native}
-    precision = FloatPrecision.BF16 if "bf16" in native and share < BF16_BELOW else FloatPrecision.FP32
-    return plan.model_copy(update={"float_precision": precision.value})
 
 
 def build(job: Job) -> None:

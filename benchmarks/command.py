@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def hidden(given: argparse.Namespace) -> dict[Path, str]:
 
 def run(main: Callable[[], None]) -> int:
     """Run a benchmark with progress on stderr; an error is one line and its exit code."""
+    # torch copies its graphs through an interface that it calls outdated itself, once for each copy.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     try:
         with showing_progress():
             main()

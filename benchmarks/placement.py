@@ -27,7 +27,7 @@ from bitwright.runs.job import Job
 from bitwright.runs.request import CompressRequest
 from compress.compressed import CompressedModel
 from compress.padding import pad_channels
-from compress.plan import Placement
+from compress.plan import Placement, Plan
 from deploy.audit import audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import build_engine, load_engine
@@ -73,17 +73,27 @@ def request_of(given: argparse.Namespace, network: Network, placement: Placement
     )
 
 
-def _quantized(request: CompressRequest, folder: Path, variant: Variant, timing: Timing, network: Network) -> Prepared:
-    """The engine of a variant; the quantised network of its placement is made by the first that needs it."""
-    started = time.monotonic()
+def _exported(request: CompressRequest, network: Network, padded: bool) -> Path:
+    """The ONNX file of a placement, with its plan beside it; made by the first variant that needs it."""
+    assert request.placement is not None
+    folder = network.work / "exported" / (request.placement + ("-padded" if padded else ""))
+    path = folder / "model.onnx"
+    if path.is_file():
+        return path
     with RunFolder.open(request, resume=True) as run:
         job = Job.open(request, run)
         if not run.stage_done("nearest"):
             stages.nearest(job)
         model = CompressedModel.load(run.path / stages.NEAREST, job.graph)
-    exported = pad_channels(model, MULTIPLE)[0] if variant.padded else model
-    path = folder / "model.onnx"
-    export_quantized(exported, job.example, path)
+    model.plan.save(folder / stages.PLAN)
+    export_quantized(pad_channels(model, MULTIPLE)[0] if padded else model, job.example, path)
+    return path
+
+
+def _quantized(request: CompressRequest, folder: Path, variant: Variant, timing: Timing, network: Network) -> Prepared:
+    """The engine of a variant."""
+    started = time.monotonic()
+    path = _exported(request, network, variant.padded)
     build_engine(
         path,
         folder,
@@ -92,7 +102,7 @@ def _quantized(request: CompressRequest, folder: Path, variant: Variant, timing:
         float_precision=variant.precision,
         input_shape=timing.input_shape(network) if variant.static else None,
     )
-    result = audit(load_engine(folder, 1), path, model.plan)
+    result = audit(load_engine(folder, 1), path, Plan.load(path.with_name(stages.PLAN)))
     layers = (result.executed.get("int8", 0), len(result.layers))
     return Prepared(folder, time.monotonic() - started, layers=layers, details={"executed": {**result.executed}})
 
@@ -129,7 +139,7 @@ def benchmark(given: argparse.Namespace) -> str:
     claim(network, {name: getattr(given, name) for name in decisive})
     records = [finished(network, arm) for arm in arms_of(given, network, timing)]
     times = timed(network, records, timing)
-    text = f"## {network.name}\n\n{table_of(records, times, BASELINE)}\n\n{circumstances(times)}"
+    text = f"## {network.name}\n\n{table_of(records, times, BASELINE, preparation=False)}\n\n{circumstances(times)}"
     results = {
         "schema": SCHEMA,
         "benchmark": "placement",

@@ -38,8 +38,8 @@ def rows_of(records: Sequence[ArmRecord], times: ComparisonResult, baseline: str
     return rows
 
 
-def table_of(records: Sequence[ArmRecord], times: ComparisonResult, baseline: str) -> str:
-    """The table of one network."""
+def table_of(records: Sequence[ArmRecord], times: ComparisonResult, baseline: str, *, preparation: bool = True) -> str:
+    """The table of one network, with or without the column of the time that each arm took to make."""
     cells = []
     for row in rows_of(records, times, baseline):
         cells.append(
@@ -54,7 +54,8 @@ def table_of(records: Sequence[ArmRecord], times: ComparisonResult, baseline: st
                 f"{row['preparation_s'] / 60:.1f}",
             ]
         )
-    return markdown_table(TITLES, cells)
+    shown = len(TITLES) if preparation else -1
+    return markdown_table(TITLES[:shown], [row[:shown] for row in cells])
 
 
 def circumstances(times: ComparisonResult) -> str:

@@ -19,6 +19,9 @@ from compress.placement import Site, place
 from compress.plan import Plan
 from compress.quantizers import QuantFormat, QuantParams, dequantize, fake_quantize
 
+FORMAT = "bitwright-1"
+METADATA = "bitwright"
+
 
 class ActivationQuantizer(nn.Module):
     """Rounds an activation through its integers; scale and zero point are buffers of shape []."""
@@ -135,20 +138,21 @@ class CompressedModel:
             tensors[f"activation/{name}/scale"] = params.scale
             tensors[f"activation/{name}/zero_point"] = params.zero_point
         axes = {name: weight.params.axis for name, weight in self.weights.items()}
-        metadata = {"format": "bitwright-1", "plan": self.plan.model_dump_json(), "axes": json.dumps(axes)}
+        # One entry: safetensors writes several in an order that changes from process to process.
+        described = {"format": FORMAT, "plan": self.plan.model_dump(mode="json"), "axes": axes}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(tensors, temporary, metadata={METADATA: json.dumps(described)})
 
     @staticmethod
     def load(path: Path, graph: fx.GraphModule) -> CompressedModel:
         """Read a file that `save` wrote onto a freshly captured `graph` of the same architecture."""
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != "bitwright-1":
+            described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            if described.get("format") != FORMAT:
                 raise CheckpointError(f"{path} is not a compressed model of this project")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        plan = Plan.model_validate_json(metadata["plan"])
-        axes: dict[str, int | None] = json.loads(metadata["axes"])
+        plan = Plan.model_validate(described["plan"])
+        axes: dict[str, int | None] = described["axes"]
         model = CompressedModel(clone(graph), plan)
         bare = {weight_name(n) for _, n in layer_nodes(model.graph) if bias_name(n) is None}
         give_biases(model.graph, {name for name in bare if f"float/{new_bias_name(name)}" in tensors})

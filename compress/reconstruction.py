@@ -61,15 +61,17 @@ def reconstruct(model: CompressedModel, inputs: Tensor, *, settings: Reconstruct
     """A model whose simulated output is closer to `reference` on crops that were not trained on, or equal to `model`.
 
     `inputs`: calibration crops [N, C, H, W]; the last `held_out` share chooses the state that is kept. `reference`: the
-    float network to match, by default `model.graph`. `on_block` receives (block name, state) several times per block;
-    the last states given back as `resume` continue a killed job to the same result. `model` is not changed.
+    float network to match, with the nodes of `model.graph`, which is the default. A loaded model's own graph holds
+    rounded weights: give it the graph that was quantised (balanced, but float), or what rounding lost stays lost.
+    `on_block` receives (block name, state) several times per block; the last states given back as `resume` continue a
+    killed job to the same result. `model` is not changed.
     """
     settings = settings or ReconstructionSettings()
     count = len(inputs) - max(1, math.ceil(len(inputs) * settings.held_out))
     if count < 1:
         raise UsageError(f"reconstruction needs at least 2 calibration crops, not {len(inputs)}")
-    student = trainable(model, settings)
     teacher = model.graph if reference is None else reference
+    student = trainable(model, settings, teacher)
     blocks = split(model.graph, settings.layers_per_block)
     training = TrainingSettings(
         settings.iterations, settings.batch, settings.checks, settings.weight_rate, settings.scale_rate,
@@ -127,13 +129,18 @@ def _better(new: CompressedModel, old: CompressedModel, teacher: fx.GraphModule,
     return bool(errors[0] <= errors[1])
 
 
-def trainable(model: CompressedModel, settings: ReconstructionSettings) -> fx.GraphModule:
-    """The simulated network with `RoundedWeight`, `LearnedQuantizer` and `TunedBias` in place of constants."""
+def trainable(model: CompressedModel, settings: ReconstructionSettings, teacher: fx.GraphModule) -> fx.GraphModule:
+    """The simulated network with `RoundedWeight`, `LearnedQuantizer` and `IntegerBias` in place of constants.
+
+    Weights that are zero in `teacher` count as pruned: a loaded model no longer knows which zeros are only rounded.
+    """
     module = clone(model.graph)
     nodes = {node.name: node for node in module.graph.nodes}
     for name, weight in model.weights.items():
         source = f"trained_{name.replace('.', '_')}"
-        module.add_submodule(source, RoundedWeight(weight, tensor(model.graph, name)))
+        module.add_submodule(
+            source, RoundedWeight(weight, _origin(weight, model, teacher, name), tensor(teacher, name) == 0)
+        )
         for node in [n for n in module.graph.nodes if n.op == "get_attr" and n.target == name]:
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(module.graph.call_module(source))
@@ -162,6 +169,15 @@ def trainable(model: CompressedModel, settings: ReconstructionSettings) -> fx.Gr
             nodes[call].update_arg(2, module.graph.call_module(f"trained_bias_{call}"))
     rebuild(module)
     return module
+
+
+def _origin(weight: QuantizedWeight, model: CompressedModel, teacher: fx.GraphModule, name: str) -> Tensor:
+    """The real weight behind the integers: the teacher's if it lies within a step of them, else the model's own."""
+    real = tensor(teacher, name)
+    scale, zero = weight.params.broadcast(real.dim())
+    integers = weight.integers.to(torch.float32)
+    distance = (torch.clamp(real / scale + zero, weight.form.qmin, weight.form.qmax) - integers).abs()
+    return real if float(distance.max()) <= 1.0 else tensor(model.graph, name)
 
 
 def _noise(model: CompressedModel, node: fx.Node) -> Tensor:

@@ -28,14 +28,14 @@ def round_through(x: Tensor, low: int, high: int) -> Tensor:
 class RoundedWeight(nn.Module):
     """A weight whose real values are learned in units of the integer step; starts at exactly the given integers.
 
-    Weights at the zero point whose float value is zero (padding, pruned weights) stay there.
+    Weights at the zero point where `pruned` is true (padding, sparsity) stay there; all have the layer's shape.
     """
 
     scale: Tensor
     zero_point: Tensor
     free: Tensor
 
-    def __init__(self, weight: QuantizedWeight, real: Tensor) -> None:
+    def __init__(self, weight: QuantizedWeight, real: Tensor, pruned: Tensor) -> None:
         super().__init__()
         self.weight = weight
         scale, zero = weight.params.broadcast(real.dim())
@@ -44,7 +44,7 @@ class RoundedWeight(nn.Module):
         self.latent = nn.Parameter(latent.contiguous())
         self.register_buffer("scale", scale.clone())
         self.register_buffer("zero_point", zero.to(torch.float32))
-        self.register_buffer("free", (real != 0) | (weight.integers != zero))
+        self.register_buffer("free", ~pruned | (weight.integers != zero))
 
     def forward(self) -> Tensor:
         """The float32 weight that the present integers stand for."""

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import UsageError, VerificationError
+from bitwright.foundation.files import sha256_file
 from bitwright.runs.reopen import compressed_network, reopened, request_of
 from bitwright.runs.stages import ENGINE, ONNX
 from deploy.audit import Audit, audit
-from deploy.engines import load_engine
+from deploy.engines import load_engine, read_spec
 from deploy.verify import VerifyReport, compare
 
 
@@ -45,6 +46,7 @@ def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
     tolerance = request_of(run).tolerance
     with reopened(run) as job:
         model = compressed_network(job)
+        _require_stamped(run / ENGINE)
         engine = load_engine(run / ENGINE, job.cores)
         audited = audit(engine, run / ONNX, model.plan)
         audited.require()
@@ -52,3 +54,10 @@ def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
         comparison = compare(model.simulate(), engine, samples, job.loaded.workload, tolerance)
         comparison.require()
     return VerifySummary(run=str(run), audit=audited, comparison=comparison)
+
+
+def _require_stamped(folder: Path) -> None:
+    spec = read_spec(folder)
+    artefact = folder / spec.artefact
+    if artefact.is_file() and sha256_file(artefact) != spec.artefact_sha256:
+        raise VerificationError(f"{artefact} is not the file that was built and audited; build the run again")

@@ -17,7 +17,7 @@ from tests.bitwright.job_helpers import DEVICE, QUICK, some_photos, tiny_checkpo
 
 ARTEFACTS = ("plan.json", "model.safetensors", "model.onnx", "engine/model.onnx", "engine/engine.json", "audit.json")
 KILLED_IN = ("float", "nearest", "reconstructed", "engine", "latency")
-ITERATIONS = 300
+ITERATIONS = 150
 
 
 def finished(journal: Path, stage: str) -> bool:
@@ -28,7 +28,7 @@ def job(words: list[str], resume: bool) -> ForkServerProcess:
     """A job in a process of its own, which has the heavy imports behind it."""
     context = multiprocessing.get_context("forkserver")
     assert isinstance(context, ForkServerContext)
-    context.set_forkserver_preload(["bitwright.runs.compress", "torch.onnx"])
+    context.set_forkserver_preload(["bitwright.runs.compress", "torch._dynamo", "onnxscript"])
     process = context.Process(target=run, args=([*words, "--resume"] if resume else words,))
     process.start()
     return process

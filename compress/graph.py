@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,9 +28,7 @@ def capture(module: nn.Module, example: Tensor) -> fx.GraphModule:
     pair = torch.cat([example, example.flip(-1)])
     dynamic = torch.export.Dim.DYNAMIC
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch.export warns about its own use of pytrees.
-            warnings.simplefilter("ignore", FutureWarning)
+        with torch.no_grad(), _without_own_warnings():
             program = torch.export.export(frozen, (pair,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
     except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -66,7 +65,16 @@ def rebuild(graph_module: fx.GraphModule) -> None:
 
 def clone(graph_module: fx.GraphModule) -> fx.GraphModule:
     """An independent copy: its own graph and its own tensors."""
-    return copy.deepcopy(graph_module)
+    with _without_own_warnings():
+        return copy.deepcopy(graph_module)
+
+
+@contextmanager
+def _without_own_warnings() -> Iterator[None]:
+    """Hide what torch says of its own use of pytrees, here and when an exported graph is copied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def input_node(graph_module: fx.GraphModule) -> fx.Node:

@@ -107,7 +107,10 @@ class LineReporter:
 
     def stop(self, handle: int) -> None:
         """Print how long a long task took."""
-        task = self._tasks.pop(handle)
+        task = self._tasks.pop(handle, None)
+        if task is None:
+            # A loop that an error broke off may end after the display did.
+            return
         seconds = time.monotonic() - task.begun
         if seconds >= WORTH_TELLING_S:
             self.note(f"{task.description}: {seconds:.0f} s")

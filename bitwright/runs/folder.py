@@ -184,6 +184,7 @@ class RunFolder:
 
     def _close(self, undo: bool) -> None:
         undo = undo and self._lock.held
+        self.log_file.close()
         if undo:
             self._empty()
         self._lock.release()

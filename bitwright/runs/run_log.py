@@ -16,9 +16,16 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._closed = False
+
+    def close(self) -> None:
+        """Write nothing more: loops that an error broke off are told of late, when the folder may be gone."""
+        self._closed = True
 
     def write(self, message: str) -> None:
         """Append `message`; OutputError where that is not possible."""
+        if self._closed:
+            return
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
             with self.path.open("a", encoding="utf-8") as handle:

@@ -6,11 +6,14 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
 from bitwright.foundation.errors import GraphError
+from bitwright.foundation.files import atomic_path
 
 aten = torch.ops.aten
 
@@ -151,3 +154,17 @@ def add_buffer(graph_module: fx.GraphModule, name: str, value: Tensor) -> None:
             module.add_module(part, nn.Module())
         module = module.get_submodule(part)
     module.register_buffer(leaf, value)
+
+
+def save_graph(graph_module: fx.GraphModule, path: Path) -> None:
+    """Write the tensors of a float graph as safetensors."""
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().contiguous().clone() for k, v in graph_module.state_dict().items()}, temporary)
+
+
+def load_graph(graph_module: fx.GraphModule, path: Path) -> fx.GraphModule:
+    """A copy of a graph with the tensors that `save_graph` wrote of one with the same structure."""
+    result = clone(graph_module)
+    for name, value in load_file(path).items():
+        set_tensor(result, name, value)
+    return result

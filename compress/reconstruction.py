@@ -34,15 +34,15 @@ class ReconstructionSettings:
     `layers_per_block`: None trains the whole network against its output.
     """
 
-    iterations: int = 200
+    iterations: int = 350
     layers_per_block: int | None = None
     batch: int = 4
-    checks: int = 8
+    checks: int = 7
     held_out: float = 0.2
-    weight_rate: float = 0.05
-    scale_rate: float = 0.006
-    zero_rate: float = 0.06
-    bias_rate: float = 0.06
+    weight_rate: float = 0.004
+    scale_rate: float = 0.0015
+    zero_rate: float = 0.015
+    bias_rate: float = 0.01
     tune_activations: bool = True
     tune_biases: bool = True
     seed: int = 0

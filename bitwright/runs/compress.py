@@ -15,6 +15,7 @@ from bitwright.runs.job import Job
 from bitwright.runs.reporting import load_report, report
 from bitwright.runs.request import CompressRequest
 from deploy.audit import Audit
+from deploy.verify import TOLERANCES
 
 STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
     ("float", stages.float_baseline),
@@ -58,10 +59,11 @@ def require(result: Report, audited: Audit, request: CompressRequest) -> None:
     quality = result.quality
     assert quality is not None
     gap = quality.torch_engine_gap
-    if gap is not None and gap > request.tolerance:
+    tolerance = TOLERANCES[quality.unit] if request.tolerance is None else request.tolerance
+    if gap is not None and gap > tolerance:
         raise VerificationError(
             f"{quality.metric} of the engine and of torch differ by {gap:.3f} {quality.unit}, "
-            f"more than the tolerance of {request.tolerance:g}; see report.html"
+            f"more than the tolerance of {tolerance:g}; see report.html"
         )
     if not result.limits.reached:
         raise ConstraintError(

@@ -65,8 +65,8 @@ _PICTURE_FILES = ("low_res", "float_png", "engine_png", "reference_png")
 
 def _picture(job: Job, workload: SuperResolution, sample: SRSample, baseline: Engine, engine: Engine) -> dict[str, Any]:
     """Crops of one picture where the engine differs most from the float network."""
-    before = workload.to_image(engine_predict(baseline)(sample.input), sample)
-    after = workload.to_image(engine_predict(engine)(sample.input), sample)
+    before = workload.to_image(workload.bounded(engine_predict(baseline), sample.input), sample)
+    after = workload.to_image(workload.bounded(engine_predict(engine), sample.input), sample)
     scale = workload.io.scale
     side = min(CROP // scale * scale, before.shape[0], before.shape[1])
     top, left = _busiest(np.abs(before.astype(np.float32) - after).mean(2), side, scale)

@@ -223,6 +223,8 @@ def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
             PlanStep(step=len(steps), planned_int8_layers=trial["int8"], drop_db=trial["drop"], note="some in float")
         )
     count = len(plan.quantized_layers)
+    if all(step.planned_int8_layers != count for step in steps):
+        steps.append(PlanStep(step=len(steps), planned_int8_layers=count, drop_db=None, note="others lack kernels"))
     last = max(i for i, step in enumerate(steps) if step.planned_int8_layers == count)
     steps[last] = steps[last].model_copy(update={"chosen": True})
     return tuple(steps)
@@ -230,6 +232,8 @@ def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
 
 def _warnings(job: Job, timed: ComparisonResult) -> list[str]:
     found = list(job.warnings)
+    for layer in job.run.values("engine")["without_kernel"]:
+        found.append(f"{layer}: {job.runtime} has no integer kernel for it; left in float")
     for measurement in timed.measurements:
         found += [f"{measurement.name}: {reason.value}" for reason in measurement.noise]
         if not measurement.steady:

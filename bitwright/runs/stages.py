@@ -16,22 +16,25 @@ from compress.bias_correction import correct_biases
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.equalization import layer_inputs
+from compress.graph import load_graph, save_graph
 from compress.padding import pad_channels
 from compress.placement import place
 from compress.plan import Plan
 from compress.ranges import RangeMethod, set_ranges
 from compress.reconstruction import ReconstructionSettings, reconstruct
 from compress.statistics import collect
-from deploy.audit import audit
+from deploy.audit import INTEGER, UNKNOWN, Audit, audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import build_engine, load_engine
 from deploy.onnx_export import export_float, export_quantized
 from search.fallback import fallback_order, meet_drop
 from search.layer_sensitivity import layer_sensitivity, restricted
 
+BALANCED = "work/balanced.safetensors"
 NEAREST = "work/nearest.safetensors"
 RECONSTRUCTED = "work/reconstructed.safetensors"
 BLOCKS = "work/blocks"
+SELECTED = "work/selected.safetensors"
 MODEL = "model.safetensors"
 PLAN = "plan.json"
 ONNX = "model.onnx"
@@ -65,12 +68,13 @@ def nearest(job: Job) -> None:
     statistics = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
     method = RangeMethod(job.request.range_method)
     model = set_ranges(graph, plan, statistics, method, method)
+    save_graph(graph, job.run.path / BALANCED)
     correct_biases(model, inputs)
     model.save(job.run.path / NEAREST)
     reference = job.evaluate(job.original)
     drop = reference - job.evaluate(model.simulate())
     note(f"8 bits by nearest rounding: drop {drop:.3f} {job.loaded.workload.unit} on held-out samples")
-    job.run.finish_stage("nearest", [NEAREST], {**values, "float_quality": reference, "drop": drop})
+    job.run.finish_stage("nearest", [BALANCED, NEAREST], {**values, "float_quality": reference, "drop": drop})
 
 
 def allowed_drop(job: Job) -> float | None:
@@ -94,6 +98,7 @@ def reconstructed(job: Job) -> None:
         model,
         job.calibration,
         settings=settings,
+        reference=load_graph(job.graph, job.run.path / BALANCED),
         resume=_load_blocks(job),
         on_block=lambda n, s: _save_block(job, n, s),
     )
@@ -135,32 +140,52 @@ def select(job: Job) -> None:
 
     trials = meet_drop(model.plan, fallback_order(sensitivity, macs), limit, drop_of, known)
     model = restricted(model, trials[-1].plan)
-    model.plan.save(job.run.path / PLAN)
-    model.save(job.run.path / MODEL)
+    model.save(job.run.path / SELECTED)
     steps = [{"int8": len(trial.plan.quantized_layers), "drop": trial.drop} for trial in trials]
-    job.run.finish_stage("select", [PLAN, MODEL], {"sensitivity": sensitivity, "trials": steps})
+    job.run.finish_stage("select", [SELECTED], {"sensitivity": sensitivity, "trials": steps})
 
 
 def build(job: Job) -> None:
-    """Write the ONNX file, build the engine from it and audit what it executes."""
-    model = CompressedModel.load(job.run.path / MODEL, job.graph)
+    """Write the ONNX file, build the engine from it and audit what it executes.
+
+    A layer that turns out to have no integer kernel in the runtime is left in float, named, and the engine built again.
+    """
+    model = CompressedModel.load(job.run.path / SELECTED, job.graph)
+    result, widths = _engine(job, model)
+    wanted = set(model.plan.quantized_layers)
+    missing = {m.layer for m in result.mismatches if m.planned == INTEGER and m.executed != UNKNOWN}
+    if missing and missing < wanted:
+        note(f"{job.runtime} has no integer kernel for {', '.join(sorted(missing))}: left in float")
+        model = restricted(model, model.plan.with_float(missing, "the runtime has no integer kernel for it"))
+        result, widths = _engine(job, model)
+    else:
+        missing = set()
+    if any(m.planned == FloatPrecision.BF16.value for m in result.mismatches):
+        note(f"{job.runtime} does not run every float layer in bf16: all of them stay in fp32")
+        model = restricted(model, model.plan.model_copy(update={"float_precision": FloatPrecision.FP32.value}))
+        result, widths = _engine(job, model)
+    model.plan.save(job.run.path / PLAN)
+    model.save(job.run.path / MODEL)
+    write_text(job.run.path / "audit.json", result.model_dump_json(indent=1) + "\n")
+    files = [PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", "audit.json"]
+    padded = {name: list(pair) for name, pair in widths.items()}
+    job.run.finish_stage("engine", files, {"padded": padded, "without_kernel": sorted(missing)})
+
+
+def _engine(job: Job, model: CompressedModel) -> tuple[Audit, dict[str, tuple[int, int]]]:
+    """Export and build; returns the audit and the layers that were widened with zeros, (from, to) channels."""
     multiple = job.profile.channel_multiple("int8") if job.runtime is Runtime.ONNXRUNTIME else None
     padded, widths = pad_channels(model, multiple) if multiple else (model, {})
     if widths:
         prove_equal(model.simulate(), padded.simulate(), job.example, tolerance=5e-2)
         note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
     export_quantized(padded, job.example, job.run.path / ONNX)
-    folder = job.run.path / ENGINE
-    precision = FloatPrecision(model.plan.float_precision)
     build_engine(
         job.run.path / ONNX,
-        folder,
+        job.run.path / ENGINE,
         runtime=job.runtime,
         profile=job.profile.id,
-        float_precision=precision,
+        float_precision=FloatPrecision(model.plan.float_precision),
         input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
     )
-    result = audit(load_engine(folder, 1), job.run.path / ONNX, model.plan)
-    write_text(job.run.path / "audit.json", result.model_dump_json(indent=1) + "\n")
-    files = [ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", "audit.json"]
-    job.run.finish_stage("engine", files, {"padded": {name: list(pair) for name, pair in widths.items()}})
+    return audit(load_engine(job.run.path / ENGINE, 1), job.run.path / ONNX, model.plan), widths

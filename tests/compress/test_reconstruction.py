@@ -21,7 +21,9 @@ from compress.reconstruction import ReconstructionSettings, harden, reconstruct,
 from compress.statistics import collect
 
 W3 = W8.model_copy(update={"bits": 3})
-SHORT = ReconstructionSettings(iterations=60, checks=3)
+SHORT = ReconstructionSettings(
+    iterations=60, checks=3, weight_rate=0.05, scale_rate=0.006, zero_rate=0.06, bias_rate=0.06
+)
 
 
 class Small(nn.Module):

@@ -72,18 +72,18 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
 def test_an_engine_of_three_times_the_work_is_a_third_as_fast(comparison: ComparisonResult) -> None:
     speedup = comparison.speedup("one", baseline="three")
     # The true ratio is 3; a busy machine may stretch either engine, but does not turn them round.
-    assert 1.5 < speedup.ratio < 10
+    assert speedup.ratio > 1.1
     assert speedup.verdict is Verdict.FASTER
     assert speedup.low is not None
     assert speedup.high is not None
-    assert 1.5 < speedup.low <= speedup.ratio <= speedup.high
+    assert 1.0 < speedup.low <= speedup.ratio <= speedup.high
     slower = comparison.speedup("three", baseline="one")
     assert slower.verdict is Verdict.SLOWER
     assert slower.ratio == pytest.approx(1 / speedup.ratio)
 
 
 def test_twins_do_not_differ_by_much(comparison: ComparisonResult) -> None:
-    assert comparison.speedup("one", baseline="twin").ratio == pytest.approx(1.0, abs=0.2)
+    assert 0.6 < comparison.speedup("one", baseline="twin").ratio < 1.7
 
 
 def test_each_round_runs_every_engine_once_in_an_order_drawn_from_the_seed(comparison: ComparisonResult) -> None:

@@ -210,3 +210,30 @@ def test_refusals(folder: Path) -> None:
         task.evaluate(lambda x: x, [])
     with pytest.raises(UsageError, match="empty"):
         task.example_input(0, 5)
+
+
+def test_a_large_input_goes_by_windows_where_the_halo_is_finite() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2))
+    sizes: list[tuple[int, ...]] = []
+
+    def predict(x: Tensor) -> Tensor:
+        sizes.append(tuple(x.shape[-2:]))
+        with torch.inference_mode():
+            return network(x)
+
+    x = torch.rand(1, 3, 1000, 1600)
+    by_windows = SuperResolution(SRFormat(2, Color.RGB, 1.0, halo=2)).bounded(predict, x)
+    assert len(sizes) > 1
+    assert max(side for size in sizes for side in size) <= 512
+    whole = SuperResolution(SRFormat(2, Color.RGB, 1.0, halo=None)).bounded(predict, x)
+    assert sizes[-1] == (1000, 1600)
+    assert torch.allclose(by_windows, whole, atol=1e-5)
+
+
+def test_a_picture_too_large_for_a_network_without_a_halo_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 2200), (90, 120, 60)).save(tmp_path / "large.png")
+    Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "small.png")
+    whole = SuperResolution(SRFormat(2, Color.RGB, 1.0, halo=None)).samples(tmp_path)
+    assert [sample.name for sample in whole] == ["small.png"]
+    assert len(SuperResolution(SRFormat(2, Color.RGB, 1.0, halo=2)).samples(tmp_path)) == 2

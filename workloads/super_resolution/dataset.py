@@ -45,14 +45,16 @@ class Pair:
         return self.lr.nbytes + self.hr.nbytes
 
 
-def read_pair(image: ImageFile, scale: int, min_lr_side: int = 1) -> Pair | Skipped:
-    """Decode a picture, crop it to multiples of `scale` and shrink it; Skipped if unreadable or too small."""
+def read_pair(image: ImageFile, scale: int, min_lr_side: int = 1, max_lr_pixels: int | None = None) -> Pair | Skipped:
+    """Decode a picture, crop it to multiples of `scale` and shrink it; Skipped if unreadable or of an unusable size."""
     try:
         hr = crop_to_multiple(read_image(image.path), scale)
     except UnreadableImageError as error:
         return Skipped(image.name, error.reason)
     if min(hr.shape[:2]) < max(1, min_lr_side) * scale:
         return Skipped(image.name, _too_small(min_lr_side, scale))
+    if max_lr_pixels is not None and hr.shape[0] * hr.shape[1] > max_lr_pixels * scale**2:
+        return Skipped(image.name, f"more than {max_lr_pixels / 1e6:g} million low-resolution pixels at once")
     return Pair(image.name, downscale(hr, scale), np.ascontiguousarray(hr))
 
 
@@ -75,11 +77,12 @@ class PairFolder(Sequence[Pair]):
         scale: int,
         *,
         min_lr_side: int = 1,
+        max_lr_pixels: int | None = None,
         limit: int | None = None,
         cache_bytes: int = CACHE_BYTES,
         purpose: str = "evaluation",
     ) -> None:
-        self._read = partial(read_pair, scale=scale, min_lr_side=min_lr_side)
+        self._read = partial(read_pair, scale=scale, min_lr_side=min_lr_side, max_lr_pixels=max_lr_pixels)
         self._images: list[ImageFile] = []
         self.lr_sizes: list[tuple[int, int]] = []
         self._cache: dict[str, Pair] = {}

@@ -21,8 +21,13 @@ from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.images import list_images
 from workloads.super_resolution.metrics import SSIM_WINDOW, psnr, shave, ssim
 from workloads.super_resolution.network_format import output_luma, to_network, to_rgb
+from workloads.super_resolution.tiling import tiled
 from workloads.workload import Predict, Quality, Sample, Workload
 
+WHOLE_PIXELS = 1_500_000
+"""Low-resolution pixels up to which a picture goes through a network at once."""
+TILE = 512
+"""Side of the windows that larger pictures are cut into, low-resolution pixels, halo included."""
 HELD_OUT = 24
 """Most pictures of a training folder that are kept out of calibration to choose between plans."""
 
@@ -92,12 +97,15 @@ class SuperResolution(Workload):
     def samples(self, folder: Path, limit: int | None = None) -> SRSamples:
         """The HR pictures of a folder (recursively) with their LR, in natural order, at most `limit`.
 
-        Unreadable pictures and those too small for the network or the metric are named and skipped; DataError if
+        Unreadable pictures, those too small for the network or the metric, and those over WHOLE_PIXELS for a network
+        that cannot run by windows are named and skipped; DataError if
         none is left.
         """
         for_metric = 2 - (-SSIM_WINDOW // self.io.scale)
         least = max(self.min_input_side, for_metric)
-        return SRSamples(PairFolder(folder, self.io.scale, min_lr_side=least, limit=limit), self.io)
+        most = WHOLE_PIXELS if self.io.halo is None else None
+        pairs = PairFolder(folder, self.io.scale, min_lr_side=least, max_lr_pixels=most, limit=limit)
+        return SRSamples(pairs, self.io)
 
     def held_out(self, folder: Path) -> SRSamples:
         """The folder's first pictures in natural order: a quarter, at most HELD_OUT, at least one."""
@@ -125,11 +133,17 @@ class SuperResolution(Workload):
         ssims: list[float] = []
         with torch.no_grad():
             for sample in progress.track(samples, "evaluating PSNR-Y"):
-                output, target = self._scored(predict(sample.input), sample.target)
+                output, target = self._scored(self.bounded(predict, sample.input), sample.target)
                 psnrs[sample.name] = psnr(output, target)
                 ssims.append(ssim(output, target))
         mean = float(np.mean(list(psnrs.values())))
         return Quality(self.metric, self.unit, mean, psnrs, {"SSIM-Y": float(np.mean(ssims))})
+
+    def bounded(self, predict: Predict, x: Tensor) -> Tensor:
+        """The output for `x`, by windows where that is exact and the input is large, so that memory stays bounded."""
+        if self.io.halo is None or x.shape[-2] * x.shape[-1] <= WHOLE_PIXELS:
+            return predict(x)
+        return tiled(predict, x, self.io.scale, TILE, self.io.halo)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error as a fraction of the value range, so that it is alike for networks of either range."""

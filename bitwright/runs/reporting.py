@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bitwright.foundation.files import sha256_bytes, write_text
+from bitwright.foundation.files import write_text
 from bitwright.foundation.version import VERSION
 from bitwright.report import write_html
 from bitwright.report.measured import Latency, LatencyStats, Speedup
@@ -29,6 +28,7 @@ from bitwright.report.schema import (
     Score,
     Size,
 )
+from bitwright.runs.inputs import folder_hash
 from bitwright.runs.job import Job
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality
 from bitwright.runs.stages import ENGINE, FLOAT, ONNX, PLAN
@@ -98,7 +98,6 @@ def _quality(job: Job) -> Quality:
     torch_side, engine = record.verify.torch, record.verify.engine
     folder = job.request.eval_data or job.request.data
     held = f"{len(job.held_out)} held-out samples of {job.request.data.name}"
-    names = json.dumps(sorted(engine.per_sample))
     return Quality(
         metric=engine.metric,
         unit=engine.unit,
@@ -107,7 +106,7 @@ def _quality(job: Job) -> Quality:
         engine=_score(engine),
         drop=record.float_quality.mean - engine.mean,
         torch_engine_gap=abs(record.verify.gap),
-        dataset=Dataset(folder=folder.name, n=len(engine.per_sample), data_hash=sha256_bytes(names.encode())),
+        dataset=Dataset(folder=folder.name, n=len(engine.per_sample), data_hash=folder_hash(folder)),
         decided_on=held,
     )
 

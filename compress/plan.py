@@ -50,6 +50,16 @@ class LayerPlan(BaseModel):
         return self.weight is not None and self.activation is not None
 
 
+class Cost(BaseModel):
+    """What a plan costs on its device, ms per inference; a null was not predicted or not measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    predicted_ms: float | None = Field(default=None, gt=0)
+    measured_ms: float | None = Field(default=None, gt=0)
+    source: str = Field(description="what predicted it: the predictor of a measured table, or a roofline (estimated)")
+
+
 class Plan(BaseModel):
     """What is done to a model for a device and runtime; travels inside every artefact."""
 
@@ -63,6 +73,7 @@ class Plan(BaseModel):
     placement: Placement
     layers: dict[str, LayerPlan]
     genotype: dict[str, str | int] | None = None
+    cost: Cost | None = None
 
     @property
     def quantized_layers(self) -> tuple[str, ...]:
@@ -70,12 +81,12 @@ class Plan(BaseModel):
         return tuple(name for name, layer in self.layers.items() if layer.quantized)
 
     def with_float(self, names: set[str], reason: str) -> Plan:
-        """The same plan with some layers left in float."""
+        """The same plan with some layers left in float; what it costs is no longer known."""
         unknown = names - self.layers.keys()
         if unknown:
             raise UsageError(f"the plan has no layer {sorted(unknown)[0]!r}")
         layers = {n: LayerPlan(sparsity=p.sparsity, reason=reason) if n in names else p for n, p in self.layers.items()}
-        return self.model_copy(update={"layers": layers})
+        return self.model_copy(update={"layers": layers, "cost": None})
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitwright.foundation.errors import UsageError
+from hw_profiles.kernel import TensorType
+
 
 class Runtime(StrEnum):
     """The software that loads and runs an engine."""
@@ -55,6 +58,22 @@ class ExecutedNode(BaseModel):
     )
 
 
+class ExecutedCall(ExecutedNode):
+    """One node with the activations that it reads and writes at one input shape; constants are left out."""
+
+    inputs: tuple[TensorType, ...]
+    outputs: tuple[TensorType, ...]
+
+
+class CallTimes(BaseModel):
+    """The calls of an inference in order, and `blocks_ms`: for each block of inferences the mean ms of each call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: tuple[ExecutedCall, ...]
+    blocks_ms: tuple[tuple[float, ...], ...]
+
+
 class Engine(ABC):
     """A loaded engine. One network input and one output, float32, NCHW, any batch, height and width."""
 
@@ -70,3 +89,11 @@ class Engine(ABC):
     @abstractmethod
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The graph as the runtime optimised it, with the precision of each node, read from the runtime itself."""
+
+    def time_calls(self, x: np.ndarray, *, warm_up: int, runs: int, blocks: int) -> CallTimes:
+        """Load the network anew with the runtime's own profiler on, and time each call of `blocks` x `runs` inferences.
+
+        `x`: [N, C, H, W] float32; `warm_up` inferences come first and are not counted. The whole takes longer than
+        without the profiler. UsageError for a runtime that tells no time per node.
+        """
+        raise UsageError(f"{self.spec.runtime} tells no time per node, so it cannot be profiled (input {x.shape})")

@@ -11,6 +11,12 @@ LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 def layer_of_nodes(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto]]:
     """Each layer node in graph order with its layer's name, `name#2` from the second call of a shared weight on."""
+    for name, node, _ in layers_with_weights(file):
+        yield name, node
+
+
+def layers_with_weights(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto, str]]:
+    """Each layer node as in `layer_of_nodes`, with the name of the initialiser that holds its weight."""
     initializers = {initializer.name for initializer in file.graph.initializer}
     producers = {output: node for node in file.graph.node for output in node.output}
     calls: dict[str, int] = {}
@@ -22,7 +28,7 @@ def layer_of_nodes(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto]
             continue
         owner = source.removesuffix(".integers").removesuffix(".weight")
         calls[owner] = calls.get(owner, 0) + 1
-        yield (owner if calls[owner] == 1 else f"{owner}#{calls[owner]}"), node
+        yield (owner if calls[owner] == 1 else f"{owner}#{calls[owner]}"), node, source
 
 
 def _constant_source(name: str, producers: dict[str, onnx.NodeProto], initializers: set[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bitwright
-from bitwright.cli import artefacts, compress, demo, devices
+from bitwright.cli import artefacts, compress, curve, demo, devices, profile
 from bitwright.cli.failures import explain
 
 app = typer.Typer(
@@ -22,10 +22,12 @@ app = typer.Typer(
 )
 app.command("devices")(devices.devices)
 app.command("compress")(compress.compress)
+app.command("curve")(curve.curve)
 app.command("export")(artefacts.export)
 app.command("verify")(artefacts.verify)
 app.command("measure")(artefacts.measure)
 app.command("report")(artefacts.report)
+app.command("profile")(profile.profile)
 app.command("demo")(demo.demo)
 
 

@@ -12,22 +12,14 @@ import onnx
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.optional import require
-from deploy.engine import Engine, EngineSpec, ExecutedNode, FloatPrecision, Runtime
+from deploy.engine import CallTimes, Engine, EngineSpec, ExecutedCall, ExecutedNode, FloatPrecision, Runtime
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
+from deploy.engines.onnxruntime_profile import PRECISIONS, activations, call_events
 from deploy.engines.runtime_packages import import_runtime
 
 _RENAMED = re.compile(r"(_token_\d+|_nchwc|/duplicated)$")
 _INTEGER_OPS = re.compile(r"^(QLinear|QGemm|ConvInteger$|MatMulInteger|DynamicQuantizeMatMul$)")
 _NCHWC = "com.microsoft.nchwc"
-_PRECISIONS = {
-    onnx.TensorProto.FLOAT: "fp32",
-    onnx.TensorProto.BFLOAT16: "bf16",
-    onnx.TensorProto.FLOAT16: "fp16",
-    onnx.TensorProto.INT8: "int8",
-    onnx.TensorProto.UINT8: "int8",
-    onnx.TensorProto.INT4: "int4",
-    onnx.TensorProto.UINT4: "int4",
-}
 
 
 class OnnxRuntimeEngine(Engine):
@@ -39,7 +31,7 @@ class OnnxRuntimeEngine(Engine):
             raise UsageError(
                 f"ONNX Runtime has no {spec.float_precision} kernels on the CPU; use fp32, or the openvino runtime"
             )
-        self._session = self._open(None)
+        self._session = self._open()
         self._input = self._session.get_inputs()[0].name
 
     @property
@@ -51,7 +43,8 @@ class OnnxRuntimeEngine(Engine):
             options["session.intra_op.allow_spinning"] = "0"
         return options
 
-    def _open(self, optimized: Path | None) -> Any:
+    def _open(self, optimized: Path | None = None, events: Path | None = None) -> Any:
+        """A session; `optimized`: where it writes its graph to, `events`: its profiler's file less a suffix."""
         runtime = import_runtime(Runtime.ONNXRUNTIME)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -63,6 +56,9 @@ class OnnxRuntimeEngine(Engine):
                 options.add_session_config_entry(key, value)
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+        if events is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(events)
         path = self.folder / self.spec.artefact
         try:
             return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -83,6 +79,9 @@ class OnnxRuntimeEngine(Engine):
             path = Path(folder) / "optimized.onnx"
             self._open(path)
             graph = onnx.load(path).graph
+        return self._nodes(graph)
+
+    def _nodes(self, graph: onnx.GraphProto) -> tuple[ExecutedNode, ...]:
         exported = ExportedGraph.read(self.folder / self.spec.artefact)
         types = _tensor_types(graph)
         origins = _settle([_origins(node, exported) for node in graph.node], exported)
@@ -95,6 +94,32 @@ class OnnxRuntimeEngine(Engine):
                 origins=found,
             )
             for node, found in zip(graph.node, origins, strict=True)
+        )
+
+    def time_calls(self, x: np.ndarray, *, warm_up: int, runs: int, blocks: int) -> CallTimes:
+        """Time each call by the session's own profiler, which has a resolution of a microsecond."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            session = self._open(path, Path(folder) / "events")
+            try:
+                for _ in range(warm_up + runs * blocks):
+                    session.run(None, {self._input: x})
+            except _errors() as error:
+                raise UsageError(f"ONNX Runtime cannot run {x.dtype} {list(x.shape)}: {_first_line(error)}") from error
+            events = call_events(Path(session.end_profiling()), warm_up + runs * blocks)
+            graph = onnx.load(path).graph
+        nodes = {node.name: node for node in self._nodes(graph)}
+        protos = {node.name or node.output[0]: node for node in graph.node}
+        types = activations(graph, events)
+        calls = tuple(
+            ExecutedCall(**nodes[name].model_dump(), inputs=types[name][0], outputs=types[name][1])
+            for name in events
+            if name in protos
+        )
+        spans = [slice(warm_up + i * runs, warm_up + (i + 1) * runs) for i in range(blocks)]
+        return CallTimes(
+            calls=calls,
+            blocks_ms=tuple(tuple(float(np.mean(events[c.name].ms[span])) for c in calls) for span in spans),
         )
 
 
@@ -129,7 +154,7 @@ def _precision(node: onnx.NodeProto, types: dict[str, int]) -> str:
     if _INTEGER_OPS.match(node.op_type):
         return "int8"
     made = types[node.output[0]]
-    return _PRECISIONS.get(made, str(onnx.TensorProto.DataType.Name(made)).lower())
+    return PRECISIONS.get(made, str(onnx.TensorProto.DataType.Name(made)).lower())
 
 
 def _origins(node: onnx.NodeProto, exported: ExportedGraph) -> tuple[str, ...]:

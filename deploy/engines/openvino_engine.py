@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from bitwright.foundation.errors import UsageError
-from deploy.engine import Engine, EngineSpec, ExecutedNode, FloatPrecision, Runtime
+from deploy.engine import CallTimes, Engine, EngineSpec, ExecutedCall, ExecutedNode, FloatPrecision, Runtime
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
+from deploy.engines.openvino_profile import PRECISIONS, activations, block_means, node_facts, written
 from deploy.engines.runtime_packages import import_runtime
 
 _HINTS = {FloatPrecision.FP32: "f32", FloatPrecision.BF16: "bf16"}
-_PRECISIONS = {"u8": "int8", "i8": "int8", "u4": "int4", "i4": "int4", "f32": "fp32", "f16": "fp16"}
 _NOT_COMPUTED = frozenset({"Const", "Input", "Output"})
 
 
@@ -29,14 +29,14 @@ class OpenVinoEngine(Engine):
         self._general: Any = None if self._shape is not None else self._compiled
         self._general_request: Any = None if self._shape is not None else self._request
 
-    def _compile(self, shape: tuple[int, int, int, int] | None) -> Any:
+    def _compile(self, shape: tuple[int, ...] | None, *, profiled: bool = False) -> Any:
         core = import_runtime(Runtime.OPENVINO).Core()
         path = self.folder / self.spec.artefact
         try:
             network = core.read_model(str(path))
             if shape is not None:
                 network.reshape(list(shape))
-            return core.compile_model(network, "CPU", self.options)
+            return core.compile_model(network, "CPU", self.options | ({"PERF_COUNT": "YES"} if profiled else {}))
         except RuntimeError as error:
             raise UsageError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
 
@@ -80,18 +80,36 @@ class OpenVinoEngine(Engine):
         networks = (self._compiled,) if self._general is self._compiled else (self._compiled, self._general)
         return tuple(node for network in networks for node in _nodes(network, exported))
 
+    def time_calls(self, x: np.ndarray, *, warm_up: int, runs: int, blocks: int) -> CallTimes:
+        """Time each call of a network that is compiled anew, specialised on the shape of `x`."""
+        compiled = self._compile(x.shape, profiled=True)
+        exported = ExportedGraph.read(self.folder / self.spec.artefact)
+        try:
+            means = list(block_means(compiled.create_infer_request(), x, warm_up, runs, blocks))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"OpenVINO cannot run {x.dtype} {list(x.shape)}: {_reason(error)}") from error
+        calls = tuple(
+            ExecutedCall(**_node(node, exported).model_dump(), inputs=read, outputs=written(node))
+            for node, read in activations(compiled.get_runtime_model(), means[0])
+        )
+        return CallTimes(calls=calls, blocks_ms=tuple(tuple(mean[call.name] for call in calls) for mean in means))
+
 
 def _nodes(compiled: Any, exported: ExportedGraph) -> Iterator[ExecutedNode]:
     for node in compiled.get_runtime_model().get_ordered_ops():
-        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        if info["layerType"] not in _NOT_COMPUTED:
-            yield ExecutedNode(
-                name=node.get_friendly_name(),
-                op=info["layerType"],
-                precision=_PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"]),
-                kernel=info["primitiveType"],
-                origins=_origins(info["originalLayersNames"], info["layerType"], exported),
-            )
+        if node_facts(node)["layerType"] not in _NOT_COMPUTED:
+            yield _node(node, exported)
+
+
+def _node(node: Any, exported: ExportedGraph) -> ExecutedNode:
+    info = node_facts(node)
+    return ExecutedNode(
+        name=node.get_friendly_name(),
+        op=info["layerType"],
+        precision=PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"]),
+        kernel=info["primitiveType"],
+        origins=_origins(info["originalLayersNames"], info["layerType"], exported),
+    )
 
 
 def _origins(names: str, op: str, exported: ExportedGraph) -> tuple[str, ...]:

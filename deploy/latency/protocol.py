@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from deploy.engine import EngineSpec
+from deploy.engine import CallTimes, EngineSpec
 from deploy.latency.steadiness import WarmUp
 
 DEFAULT_LOADER = "deploy.engines:load_engine"
@@ -40,6 +40,15 @@ class WarmUpCommand(_Message):
 
     command: Literal["warm_up"] = "warm_up"
     policy: WarmUp
+
+
+class ProfileCommand(_Message):
+    """Load the network anew with the runtime's profiler on and time each call; see `Engine.time_calls`."""
+
+    command: Literal["profile"] = "profile"
+    warm_up: int = Field(ge=0)
+    runs: int = Field(ge=1)
+    blocks: int = Field(ge=1)
 
 
 class InfoCommand(_Message):
@@ -79,6 +88,13 @@ class WarmUpReply(_Message):
     steady: bool
 
 
+class ProfileReply(_Message):
+    """Times of each call."""
+
+    reply: Literal["profile"] = "profile"
+    times: CallTimes
+
+
 class InfoReply(_Message):
     """Facts about the engine and its process; `peak_rss_bytes` is None where the system does not tell."""
 
@@ -105,10 +121,12 @@ class FailureReply(_Message):
 
 
 Command = Annotated[
-    LoadCommand | RunCommand | WarmUpCommand | InfoCommand | ExitCommand, Field(discriminator="command")
+    LoadCommand | RunCommand | WarmUpCommand | ProfileCommand | InfoCommand | ExitCommand,
+    Field(discriminator="command"),
 ]
 Reply = Annotated[
-    LoadReply | RunReply | WarmUpReply | InfoReply | ExitReply | FailureReply, Field(discriminator="reply")
+    LoadReply | RunReply | WarmUpReply | ProfileReply | InfoReply | ExitReply | FailureReply,
+    Field(discriminator="reply"),
 ]
 
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)

@@ -29,6 +29,8 @@ from deploy.latency.protocol import (
     InfoReply,
     LoadCommand,
     LoadReply,
+    ProfileCommand,
+    ProfileReply,
     Reply,
     RunCommand,
     RunReply,
@@ -114,6 +116,11 @@ class Session:
             if elapsed >= policy.max_seconds and len(wall) >= policy.min_runs:
                 return WarmUpReply(wall_ns=tuple(wall), steady=False)
 
+    def profile(self, command: ProfileCommand) -> ProfileReply:
+        """Time each call of the network on the input."""
+        times = self._engine.time_calls(self._x, warm_up=command.warm_up, runs=command.runs, blocks=command.blocks)
+        return ProfileReply(times=times)
+
     def info(self) -> InfoReply:
         """Facts about the engine and this process."""
         if self._output_shape is None:
@@ -142,6 +149,8 @@ def handle(command: Command, session: Session | None) -> tuple[Reply, Session | 
         return session.run(command.count, command.settle), session
     if isinstance(command, WarmUpCommand):
         return session.warm_up(command.policy), session
+    if isinstance(command, ProfileCommand):
+        return session.profile(command), session
     return session.info(), session
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bitwright.api import CurveResult as CurveResult
     from bitwright.api import Result as Result
     from bitwright.api import compress as compress
+    from bitwright.api import curve as curve
 
 from bitwright.foundation.version import VERSION
 
 __version__ = VERSION
-__all__ = ["Result", "compress"]
+__all__ = ["CurveResult", "Result", "compress", "curve"]
 
 
 def __getattr__(name: str) -> object:

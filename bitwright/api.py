@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitwright.foundation.errors import UsageError
 from bitwright.report.schema import Report
+from bitwright.report.tradeoff_curve import TradeoffCurve
+from bitwright.runs.built import ENGINE
 from bitwright.runs.compress import compress as run_job
+from bitwright.runs.curve import curve as run_curve
+from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.request import CompressRequest
-from bitwright.runs.stages import ENGINE
 from deploy.engine import Engine
 from deploy.engines import load_engine
 
@@ -58,4 +62,53 @@ def compress(
     return Result(request.run_folder, report)
 
 
-__all__ = ["Result", "compress"]
+@dataclass(frozen=True)
+class CurveResult:
+    """A finished curve and its run folder."""
+
+    run: Path
+    curve: TradeoffCurve
+
+    def engine(self, name: str | None = None, threads: int = 1) -> Engine:
+        """The engine of a point, loaded; without a name, that of the picked point. KeyError where there is none."""
+        wanted = name if name is not None else self.curve.chosen.point if self.curve.chosen is not None else None
+        if wanted is None:
+            raise UsageError("no point was picked; name one, or give budget_ms or max_drop")
+        return load_engine(self.run / self.curve.point(wanted).engine, threads)
+
+
+def curve(
+    checkpoint: str | Path,
+    *,
+    device: str,
+    data: str | Path,
+    eval_data: str | Path | None = None,
+    points: int | None = None,
+    budget_ms: float | None = None,
+    max_drop: float | None = None,
+    table: str | Path | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> CurveResult:
+    """Measure engines from float to all-int8 on this device and return the curve.
+
+    `budget_ms` and `max_drop` (in the metric's unit) pick a point, whose engine goes to `chosen/` of the run folder.
+    `settings` holds further fields of `CurveRequest`. Raises as `bitwright curve` exits: UsageError, ConstraintError.
+    """
+    given = {"eval_data": eval_data, "points": points, "budget_ms": budget_ms, "max_drop": max_drop, "table": table}
+    request = CurveRequest.model_validate(
+        {
+            "checkpoint": checkpoint,
+            "device": device,
+            "data": data,
+            "out": out,
+            **{name: value for name, value in given.items() if value is not None},
+            **(settings or {}),
+        }
+    )
+    return CurveResult(request.run_folder, run_curve(request, resume=resume, overwrite=overwrite))
+
+
+__all__ = ["CurveResult", "Result", "compress", "curve"]

@@ -13,13 +13,12 @@ from pydantic import ValidationError
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.suggest import nearest
+from bitwright.foundation.yaml_file import parse_yaml, read_mapping
 from bitwright.runs.inputs import InputHashes
 from bitwright.runs.request import CompressRequest
 
 SCHEMA = 1
-_LARGEST_FILE_BYTES = 1 << 20
-_PATHS = ("checkpoint", "data", "eval_data", "out")
-_HEADER = "# Replay with: bitwright compress --recipe <this file>\n"
+_PATHS = ("checkpoint", "data", "eval_data", "out", "table")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def dump_recipe(
         document["inputs"] = inputs.model_dump()
     if versions is not None:
         document["versions"] = dict(versions)
-    return _HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    header = f"# Replay with: bitwright {request.verb} --recipe <this file>\n"
+    return header + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def save_recipe(path: Path, request: CompressRequest) -> None:
@@ -54,12 +54,12 @@ def save_recipe(path: Path, request: CompressRequest) -> None:
     write_text(path, dump_recipe(request))
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe, or the request.yaml of a run. Relative paths in it start at its own folder.
+def load_recipe(path: Path, kind: type[CompressRequest] = CompressRequest) -> Recipe:
+    """Read a recipe, or the request.yaml of a run, for a request of `kind`. Its relative paths start at its own folder.
 
     UsageError, one line: unreadable file, YAML error with its line, or an unknown setting with the nearest name.
     """
-    data = _read(path)
+    data = read_mapping(path, "a recipe", "settings", UsageError)
     schema = data.pop("schema", SCHEMA)
     if schema != SCHEMA:
         raise UsageError(
@@ -67,7 +67,7 @@ def load_recipe(path: Path) -> Recipe:
         )
     inputs, versions = data.pop("inputs", None), data.pop("versions", None)
     for name in data:
-        _check_name(name, f"{path}: ")
+        _check_name(name, f"{path}: ", kind)
     if isinstance(data.get("input_size"), list):
         data["input_size"] = tuple(data["input_size"])
     for name in _PATHS:
@@ -86,7 +86,9 @@ def load_recipe(path: Path) -> Recipe:
     return Recipe(data, hashes, versions)
 
 
-def apply_settings(settings: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def apply_settings(
+    settings: Mapping[str, Any], assignments: Iterable[str], kind: type[CompressRequest] = CompressRequest
+) -> dict[str, Any]:
     """`settings` with each "name=value" of `assignments` put over them; a value is read as YAML."""
     merged = dict(settings)
     for assignment in assignments:
@@ -94,36 +96,19 @@ def apply_settings(settings: Mapping[str, Any], assignments: Iterable[str]) -> d
         name = name.strip().replace("-", "_")
         if not equals:
             raise UsageError(f"--set {assignment}: expected name=value, such as --set seed=1")
-        _check_name(name, "--set: ")
+        _check_name(name, "--set: ", kind)
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {assignment}: the value is not valid YAML") from error
         merged[name] = tuple(value) if isinstance(value, list) else value
     return merged
 
 
-def _check_name(name: str, where: str) -> None:
-    if name not in CompressRequest.model_fields:
-        raise UsageError(f"{where}unknown setting {name!r}; {nearest(name, CompressRequest.model_fields)}")
+def _check_name(name: str, where: str, kind: type[CompressRequest]) -> None:
+    if name not in kind.model_fields:
+        raise UsageError(f"{where}unknown setting {name!r}; {nearest(name, kind.model_fields)}")
 
 
 def _is_file(device: str) -> bool:
     return Path(device).suffix in {".yaml", ".yml"} or len(Path(device).parts) > 1
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise UsageError(f"{path}: larger than {_LARGEST_FILE_BYTES >> 20} MiB; this is not a recipe")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise UsageError(f"{path}:{line} not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise UsageError(f"{path}: a recipe is a mapping of settings, this file holds a {type(data).__name__}")
-    return {str(key): value for key, value in data.items()}

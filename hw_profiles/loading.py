@@ -8,16 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from bitwright.foundation.errors import ProfileError
+from bitwright.foundation.yaml_file import read_mapping
 from hw_profiles.complaints import complaint
 from hw_profiles.provenance import speaks_of_something, uncovered
 from hw_profiles.schema import DeviceProfile
 
 CATALOGUE = Path(__file__).parent / "catalogue"
-_LARGEST_FILE_BYTES = 1 << 20
 
 
 def profile_ids() -> tuple[str, ...]:
@@ -62,7 +61,7 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in seen:
         raise ProfileError(f"{path}: extends goes round in a circle; remove one of the extends")
-    data = _read(path)
+    data = read_mapping(path, "a device profile", "fields", ProfileError)
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -104,23 +103,6 @@ def _overlay(base: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(below, dict) and isinstance(value, Mapping)
         merged[key] = _overlay(below, value) if both and below is not None else value
     return merged
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise ProfileError(f"{path}: larger than {_LARGEST_FILE_BYTES >> 20} MiB; this is not a device profile")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(f"cannot read the device profile {path}: {error.strerror or error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise ProfileError(f"{path}:{line} not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ProfileError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ProfileError(f"{path}: a device profile is a mapping of fields, this file holds a {type(data).__name__}")
-    return {str(key): value for key, value in data.items()}
 
 
 def _unknown(name: str) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from bitwright.foundation.errors import UsageError
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -56,6 +59,13 @@ class Workload(ABC):
     @abstractmethod
     def calibration(self, folder: Path, count: int, size: int, seed: int = 0) -> Tensor:
         """`count` network inputs of shape [count, C, size, size], from the folder's images less those held out."""
+
+    def training(self, folder: Path, size: int, seed: int = 0) -> Dataset[tuple[Tensor, Tensor]]:
+        """Samples to train on, less those held out: item i, for any i >= 0, is (input [C, H, W], target).
+
+        A pure function of `seed`, i and the files; `size` is the side of a crop where samples are crops.
+        """
+        raise UsageError(f"{type(self).__name__} has no samples to train on; leave --recover out")
 
     @abstractmethod
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:

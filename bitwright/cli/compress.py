@@ -70,6 +70,10 @@ def compress(
         bool | None, typer.Option("--reconstruct/--no-reconstruct", help=_help("reconstruct"), rich_help_panel=TUNING)
     ] = None,
     iterations: Annotated[int | None, typer.Option(help=_help("iterations"), rich_help_panel=TUNING)] = None,
+    recover: Annotated[int | None, typer.Option(help=_help("recover"), metavar="STEPS", rich_help_panel=TUNING)] = None,
+    recover_minutes: Annotated[
+        float | None, typer.Option(help=_help("recover_minutes"), metavar="M", rich_help_panel=TUNING)
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help=_help("threads"), show_default=_default("threads"), rich_help_panel=MEASURING)
     ] = None,
@@ -125,6 +129,8 @@ def compress(
         "equalize": equalize,
         "reconstruct": reconstruct,
         "iterations": iterations,
+        "recover": recover,
+        "recover_minutes": recover_minutes,
         "threads": threads,
         "input_size": input_size,
         "measure_seconds": measure_seconds,

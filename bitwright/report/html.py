@@ -76,7 +76,9 @@ def _environment() -> Environment:
         shell=text.command_line,
         precision_style=views.precision_style,
     )
-    environment.globals.update(interval=text.interval, percent=text.percent, na=text.NOT_AVAILABLE)
+    environment.globals.update(
+        interval=text.interval, percent=text.percent, ratio_interval=text.ratio_interval, na=text.NOT_AVAILABLE
+    )
     return environment
 
 

@@ -39,12 +39,21 @@ class LatencyStats(_Part):
 
 
 class Speedup(_Part):
-    """Paired ratio baseline / engine from interleaved runs, with its 95 % interval; above 1 the engine is faster."""
+    """Paired ratio baseline / engine from interleaved runs, with its 95 % interval; above 1 the engine is faster.
+
+    `low` and `high` are both null where too few rounds ran to give an interval.
+    """
 
     ratio: Ratio
-    low: Ratio
-    high: Ratio
+    low: Ratio | None
+    high: Ratio | None
     verdict: str = Field(description="the harness's own word, such as 'faster' or 'no difference seen'")
+
+    @model_validator(mode="after")
+    def _whole_interval_or_none(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low is {self.low} and high is {self.high}; give both ends of the interval or neither")
+        return self
 
 
 class Latency(_Part):

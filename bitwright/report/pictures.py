@@ -62,7 +62,7 @@ def _embed(run_folder: Path, relative: str) -> str | None:
 
 
 def _decibels(value: float | None) -> str:
-    return f"PSNR {text.number(value)}" + (" dB" if value is not None else "")
+    return f"PSNR {text.number(value, 3)}" + (" dB" if value is not None else "")
 
 
 def _change(picture: Picture) -> str:

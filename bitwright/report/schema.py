@@ -66,8 +66,14 @@ class Dataset(Part):
     """The samples that quality was measured on."""
 
     folder: str = Field(description="name of the folder, not its path")
-    n: NonNegativeInt
+    n: NonNegativeInt = Field(description="number of images")
     data_hash: str
+    held_out: bool = Field(default=False, description="images kept out of the calibration folder: no independent set")
+
+    @property
+    def words(self) -> str:
+        """What the figures were measured on, for a sentence."""
+        return f"held-out images of {self.folder}" if self.held_out else self.folder
 
 
 class Quality(Part):

@@ -51,7 +51,7 @@ def print_result(report: Report, console: Console, report_path: Path | None = No
 def _quality(quality: Quality | None) -> tuple[str, str, str, str]:
     if quality is None:
         return ("quality", *(text.NOT_AVAILABLE,) * 3)
-    label = f"{quality.metric}, {quality.dataset.folder} ({quality.unit})"
+    label = f"{quality.metric}, {quality.dataset.words} ({quality.unit})"
     return (label, text.number(quality.float.mean, 3), text.number(quality.engine.mean, 3), text.signed(-quality.drop))
 
 
@@ -59,7 +59,7 @@ def _latency(latency: Latency | None) -> tuple[tuple[str, str, str, str], ...]:
     if latency is None:
         return (("p50 (ms)", *(text.NOT_AVAILABLE,) * 3), ("p90 (ms)", *(text.NOT_AVAILABLE,) * 3))
     speedup = latency.speedup
-    change = f"{text.ratio(speedup.ratio)} [{text.number(speedup.low)}\N{EN DASH}{text.number(speedup.high)}]"
+    change = f"{text.ratio(speedup.ratio)} [{text.ratio_interval(speedup.low, speedup.high)}]"
     return (
         ("p50 (ms)", _median(latency.float), _median(latency.engine), change),
         ("p90 (ms)", _p90(latency.float), _p90(latency.engine), ""),

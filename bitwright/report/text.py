@@ -74,6 +74,13 @@ def ratio(value: float | None, digits: int = 2) -> str:
     return NOT_AVAILABLE if value is None else f"{value:.{digits}f}{_TIMES}"
 
 
+def ratio_interval(low: float | None, high: float | None, prefix: str = "") -> str:
+    """An interval of ratios, such as 3.17-3.24, after `prefix`; `interval n/a` unless both ends are known."""
+    if low is None or high is None:
+        return f"interval {NOT_AVAILABLE}"
+    return f"{prefix}{number(low)}{_EN_DASH}{number(high)}"
+
+
 def percent(part: float, whole: float) -> str:
     """`part` as a percentage of `whole`; `n/a` when there is no whole."""
     return NOT_AVAILABLE if whole == 0 else f"{100 * part / whole:.0f} %"

@@ -9,6 +9,8 @@ from bitwright.report import text
 from bitwright.report.measured import Latency
 from bitwright.report.schema import AuditResult, Quality, Report
 
+_INTERVAL = "95 % interval "
+
 
 class Level(StrEnum):
     """How good the news is."""
@@ -79,12 +81,15 @@ def _faster(latency: Latency | None) -> tuple[Phrase, ...]:
     if latency is None:
         return (Phrase(" was not timed (speed-up n/a)"),)
     speedup = latency.speedup
-    bounds = f" (95 % interval {text.number(speedup.low)}\N{EN DASH}{text.number(speedup.high)})"
-    if speedup.low <= 1 <= speedup.high:
+    low, high = speedup.low, speedup.high
+    bounds = f" ({text.ratio_interval(low, high, _INTERVAL)})"
+    if low is None or high is None:
+        return (Phrase(" was timed too briefly to tell"), Phrase(bounds), Phrase(f" from {latency.baseline}"))
+    if low <= 1 <= high:
         return (Phrase(" shows "), Phrase("no speed difference", True), Phrase(f"{bounds} to {latency.baseline}"))
     if speedup.ratio < 1:
         slower = f"{text.ratio(1 / speedup.ratio)} slower"
-        bounds = f" (95 % interval {text.number(1 / speedup.high)}\N{EN DASH}{text.number(1 / speedup.low)})"
+        bounds = f" ({text.ratio_interval(1 / high, 1 / low, _INTERVAL)})"
         return (Phrase(" runs "), Phrase(slower, True), Phrase(f"{bounds} than {latency.baseline}"))
     faster = f"{text.ratio(speedup.ratio)} faster"
     return (Phrase(" runs "), Phrase(faster, True), Phrase(f"{bounds} than {latency.baseline}"))
@@ -95,7 +100,7 @@ def _cost(quality: Quality | None) -> tuple[Phrase, ...]:
         return (Phrase("its quality was not measured (n/a)"),)
     amount = f"{text.number(abs(quality.drop), 3)} {quality.unit}"
     verb = "loses " if quality.drop >= 0 else "gains "
-    return (Phrase(verb), Phrase(amount, True), Phrase(f" {quality.metric} on {quality.dataset.folder}"))
+    return (Phrase(verb), Phrase(amount, True), Phrase(f" {quality.metric} on {quality.dataset.words}"))
 
 
 def _audit_check(audit: AuditResult | None) -> Check:

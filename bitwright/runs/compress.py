@@ -9,7 +9,7 @@ import torch
 from bitwright.foundation.errors import ConstraintError, VerificationError
 from bitwright.foundation.progress import note
 from bitwright.report.schema import Report
-from bitwright.runs import proof, stages
+from bitwright.runs import proof, recovery, stages
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.reporting import load_report, report
@@ -21,6 +21,7 @@ STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
     ("float", stages.float_baseline),
     ("nearest", stages.nearest),
     ("reconstructed", stages.reconstructed),
+    ("recovered", recovery.recovered),
     ("select", stages.select),
     ("engine", stages.build),
     ("quality", proof.quality),

@@ -162,7 +162,7 @@ class RunFolder:
         if done and not resume:
             raise UsageError(
                 f"{self.path} holds the finished run of this very request; "
-                f"see {self.path / 'report.html'}, or --overwrite to do it again"
+                f"see {self.path / request.page}, or --overwrite to do it again"
             )
         if not done and not resume:
             raise UsageError(
@@ -208,14 +208,14 @@ def _refuse_other_folder(path: Path) -> None:
 
 
 def _differences(path: Path, request: CompressRequest, inputs: InputHashes) -> list[str]:
-    recipe = load_recipe(path)
-    before = CompressRequest.model_validate({"out": request.out, **recipe.settings})
+    recipe = load_recipe(path, type(request))
+    before = type(request).model_validate({"out": request.out, **recipe.settings})
     found = []
-    for name in CompressRequest.model_fields:
+    for name in type(request).model_fields:
         old, new = getattr(before, name), getattr(request, name)
         if isinstance(new, Path) and isinstance(old, Path):
             old, new = old.absolute(), new.absolute()
-        if name != "out" and old != new:
+        if name not in request.changeable and old != new:
             found.append(f"{option_name(name)} is {old} there and {new} here")
     for name in InputHashes.model_fields if not found and recipe.inputs is not None else ():
         if getattr(recipe.inputs, name) != getattr(inputs, name):

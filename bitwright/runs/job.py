@@ -16,7 +16,7 @@ from bitwright.runs.request import CompressRequest
 from compress.biases import give_biases
 from compress.equality import prove_equal
 from compress.folding import fold
-from compress.graph import capture, layer_nodes, weight_name
+from compress.graph import capture, layer_nodes, load_graph, weight_name
 from compress.layer_table import LayerTable
 from compress.plan import LayerPlan, Placement, Plan
 from compress.quantizers import Granularity, QuantFormat
@@ -28,6 +28,7 @@ from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel, Sample
 
+BALANCED = "work/balanced.safetensors"
 TRACE_SIDE = 64
 SENSITIVITY_SAMPLES = 4
 PROBE_SIZE = (61, 53)
@@ -81,6 +82,11 @@ class Job:
     def table(self) -> LayerTable:
         """Every layer at `input_size`."""
         return LayerTable.from_graph(self.graph, self.loaded.workload.example_input(*self.input_size))
+
+    @cached_property
+    def balanced(self) -> fx.GraphModule:
+        """The float graph that was quantised, as the stage `nearest` left it: channels balanced, nothing rounded."""
+        return load_graph(self.graph, self.run.path / BALANCED)
 
     @cached_property
     def calibration(self) -> Tensor:

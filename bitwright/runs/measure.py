@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.files import write_text
 from bitwright.report.measured import Latency
+from bitwright.report.text import ratio_interval
 from bitwright.runs.proof import time_engines
 from bitwright.runs.reopen import reopened
 from bitwright.runs.reporting import latency_section, load_report
@@ -32,7 +33,7 @@ class MeasureSummary(BaseModel):
             p90 = "n/a" if stats.p90_ms is None else f"{stats.p90_ms:.2f}"
             lines.append(f"{name}: median {stats.median_ms:.2f} ms, p90 {p90} ms, n = {stats.n}")
         speed = timed.speedup
-        lines.append(f"speed-up {speed.ratio:.2f} [{speed.low:.2f}, {speed.high:.2f}]: {speed.verdict}")
+        lines.append(f"speed-up {speed.ratio:.2f} [{ratio_interval(speed.low, speed.high)}]: {speed.verdict}")
         if timed.noisy:
             lines.append("warning: the machine was busy; treat these figures as rough")
         if not self.same_machine:

@@ -12,8 +12,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.files import write_bytes, write_text
+from bitwright.runs.built import ENGINE, MODEL
 from bitwright.runs.job import Job
-from bitwright.runs.stages import ENGINE, FLOAT, MODEL
+from bitwright.runs.stages import FLOAT
 from compress.compressed import CompressedModel
 from deploy.engine import Engine
 from deploy.engines import load_engine

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bitwright.foundation.errors import UsageError
 from bitwright.recipes import load_recipe
+from bitwright.runs.built import MODEL
 from bitwright.runs.folder import REQUEST, RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.request import CompressRequest
-from bitwright.runs.stages import MODEL
 from compress.compressed import CompressedModel
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from bitwright.foundation.files import write_text
 from bitwright.foundation.version import VERSION
@@ -28,19 +27,27 @@ from bitwright.report.schema import (
     Score,
     Size,
 )
+from bitwright.runs.built import ENGINE, ONNX, PLAN
 from bitwright.runs.inputs import folder_hash
 from bitwright.runs.job import Job
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality
-from bitwright.runs.stages import ENGINE, FLOAT, ONNX, PLAN
+from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
 from compress.plan import Plan
 from deploy.audit import Audit
 from deploy.engines import read_spec
 from deploy.latency import ComparisonResult
-from hw_profiles import estimate_ms, load_profile
+from hw_profiles import DeviceProfile, DType, estimate_ms
+from workloads.classification.task import Classification
 from workloads.workload import Quality as MeasuredQuality
 
 REPORT = "report.json"
+
+_HELD_OUT = "quality was measured on held-out images of --data; give --eval for an independent set"
+_HELD_OUT_CLASSES = (
+    "quality was measured on held-out training images of --data, which the network may have learned, so accuracy and "
+    "drop may look better than on new images; give --eval for an independent set"
+)
 
 
 def report(job: Job) -> Report:
@@ -75,7 +82,7 @@ def report(job: Job) -> Report:
         quality=quality,
         latency=latency_section(timed),
         audit=audit_section(audited),
-        layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.request.threads),
+        layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.profile, job.request.threads),
         size=Size(bytes=(run / ENGINE / ONNX).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size),
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
         limits=Limits(max_drop_db=limit, reached=limit is None or quality.drop <= limit),
@@ -106,9 +113,21 @@ def _quality(job: Job) -> Quality:
         engine=_score(engine),
         drop=record.float_quality.mean - engine.mean,
         torch_engine_gap=abs(record.verify.gap),
-        dataset=Dataset(folder=folder.name, n=len(engine.per_sample), data_hash=folder_hash(folder)),
+        dataset=Dataset(
+            folder=folder.name,
+            n=_images(job),
+            data_hash=folder_hash(folder),
+            held_out=job.request.eval_data is None,
+        ),
         decided_on=held,
     )
+
+
+def _images(job: Job) -> int:
+    """How many images quality was measured on; a classifier's samples are batches of them."""
+    if isinstance(job.loaded.workload, Classification):
+        return sum(len(sample.target) for sample in job.eval_samples)
+    return len(job.eval_samples)
 
 
 def _score(quality: MeasuredQuality) -> Score:
@@ -122,12 +141,7 @@ def latency_section(timed: ComparisonResult) -> Latency:
     return Latency(
         engine=_stats(timed, ENGINE_NAME),
         float=_stats(timed, BASELINE_NAME),
-        speedup=Speedup(
-            ratio=speedup.ratio,
-            low=speedup.low if speedup.low is not None else speedup.ratio,
-            high=speedup.high if speedup.high is not None else speedup.ratio,
-            verdict=speedup.verdict.value,
-        ),
+        speedup=Speedup(ratio=speedup.ratio, low=speedup.low, high=speedup.high, verdict=speedup.verdict.value),
         input_shape=engine.input_shape,
         threads=engine.threads,
         noisy=any(m.noisy for m in timed.measurements),
@@ -169,10 +183,14 @@ def audit_section(audited: Audit) -> AuditResult:
 
 
 def layer_rows(
-    table: LayerTable, plan: Plan, audited: Audit, sensitivity: dict[str, float], threads: int
+    table: LayerTable,
+    plan: Plan,
+    audited: Audit,
+    sensitivity: dict[str, float],
+    profile: DeviceProfile,
+    threads: int,
 ) -> tuple[Layer, ...]:
     """One row per layer call: shapes, bits, planned and executed precision, sensitivity, the profile's estimate."""
-    profile = load_profile(plan.device)
     found = {layer.layer: layer for layer in audited.layers}
     ops = table.layer_bitops(plan)
     rows = []
@@ -203,9 +221,7 @@ def layer_rows(
     return tuple(rows)
 
 
-def _dtype(precision: str) -> Any:
-    from hw_profiles import DType
-
+def _dtype(precision: str) -> DType:
     return DType(precision)
 
 
@@ -217,6 +233,10 @@ def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
         steps.append(
             PlanStep(step=1, planned_int8_layers=total, drop_db=better["drop"], note="all layers, reconstructed")
         )
+    trained = job.run.values("recovered")
+    if trained["skipped"] is None:
+        note = f"all layers, {trained['steps']} steps of recovery training"
+        steps.append(PlanStep(step=len(steps), planned_int8_layers=total, drop_db=trained["drop"], note=note))
     for trial in job.run.values("select")["trials"][1:]:
         steps.append(
             PlanStep(step=len(steps), planned_int8_layers=trial["int8"], drop_db=trial["drop"], note="some in float")
@@ -238,7 +258,7 @@ def _warnings(job: Job, timed: ComparisonResult) -> list[str]:
         if not measurement.steady:
             found.append(f"{measurement.name}: latency did not become steady during warm-up")
     if job.request.eval_data is None:
-        found.append("quality was measured on held-out samples of --data; give --eval for an independent set")
+        found.append(_HELD_OUT_CLASSES if isinstance(job.loaded.workload, Classification) else _HELD_OUT)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,11 @@ class CompressRequest(BaseModel):
     """One compression job. A value that does not fit raises UsageError (ProfileError for the device), one line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    verb: ClassVar[str] = "compress"
+    page: ClassVar[str] = "report.html"
+    changeable: ClassVar[frozenset[str]] = frozenset({"out"})
+    """Fields that may change when a run is continued: they decide nothing that is on the disk."""
 
     checkpoint: Path = Field(description="Trained float network: safetensors, or a torch file of plain weights.")
     device: str = Field(description="Device profile: a name from `bitwright devices`, or a YAML file.")
@@ -70,6 +75,12 @@ class CompressRequest(BaseModel):
     iterations: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None, description="Steps for the rounding of each block; without it, bitwright's default."
     )
+    recover: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, description="Steps of training that recover what rounding lost; without it, no training."
+    )
+    recover_minutes: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
+        default=None, description="Minutes of such training, in place of a number of steps."
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Threads that latency is measured on.")
     input_size: tuple[Side, Side] = Field(
         default=(128, 128), description="Height x width of the network input that latency is measured on, in pixels."
@@ -94,6 +105,12 @@ class CompressRequest(BaseModel):
     @classmethod
     def _size_from_text(cls, value: Any) -> Any:
         return _split_size(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_length_of_training(self) -> Self:
+        if self.recover is not None and self.recover_minutes is not None:
+            raise UsageError("--recover gives steps and --recover-minutes a time; give one of them")
+        return self
 
     @field_validator("model")
     @classmethod
@@ -133,7 +150,7 @@ class CompressRequest(BaseModel):
 
     def command(self) -> tuple[str, ...]:
         """The arguments that repeat this job, without those that are at their default."""
-        words = ["bitwright", "compress"]
+        words = ["bitwright", self.verb]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if name in _POSITIONAL:
@@ -153,14 +170,14 @@ class CompressRequest(BaseModel):
         return shlex.join(self.command())
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of a text such as 128x128; UsageError for anything else."""
+def parse_size(text: str, option: str = "--input-size") -> tuple[int, int]:
+    """(height, width) of a text such as 128x128; UsageError, which names `option`, for anything else."""
     try:
         size = _split_size(text)
     except ValueError as error:
-        raise UsageError(f"--input-size: {text!r} is not valid; {error}") from error
+        raise UsageError(f"{option}: {text!r} is not valid; {error}") from error
     if min(size) < 1:
-        raise UsageError(f"--input-size: {text!r} is not valid; both sides must be at least 1 pixel")
+        raise UsageError(f"{option}: {text!r} is not valid; both sides must be at least 1 pixel")
     return size
 
 

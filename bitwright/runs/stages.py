@@ -8,37 +8,31 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitwright.foundation.files import atomic_path, write_text
+from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
-from bitwright.runs.job import Job
+from bitwright.runs.built import FILES, build_audited
+from bitwright.runs.job import BALANCED, Job
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.equalization import layer_inputs
-from compress.graph import load_graph, save_graph
-from compress.padding import pad_channels
+from compress.graph import save_graph
 from compress.placement import place
 from compress.plan import Plan
 from compress.ranges import RangeMethod, set_ranges
 from compress.reconstruction import ReconstructionSettings, reconstruct
 from compress.statistics import collect
-from deploy.audit import INTEGER, UNKNOWN, Audit, audit
-from deploy.engine import FloatPrecision, Runtime
-from deploy.engines import build_engine, load_engine
-from deploy.onnx_export import export_float, export_quantized
+from deploy.engine import Runtime
+from deploy.engines import build_engine
+from deploy.onnx_export import export_float
 from search.fallback import fallback_order, meet_drop
 from search.layer_sensitivity import layer_sensitivity, restricted
 
-BALANCED = "work/balanced.safetensors"
 NEAREST = "work/nearest.safetensors"
 RECONSTRUCTED = "work/reconstructed.safetensors"
 BLOCKS = "work/blocks"
 SELECTED = "work/selected.safetensors"
-MODEL = "model.safetensors"
-PLAN = "plan.json"
-ONNX = "model.onnx"
-ENGINE = "engine"
 FLOAT = "float"
 
 PROBED = 32
@@ -98,7 +92,7 @@ def reconstructed(job: Job) -> None:
         model,
         job.calibration,
         settings=settings,
-        reference=load_graph(job.graph, job.run.path / BALANCED),
+        reference=job.balanced,
         resume=_load_blocks(job),
         on_block=lambda n, s: _save_block(job, n, s),
     )
@@ -126,66 +120,28 @@ def _load_blocks(job: Job) -> dict[str, dict[str, Tensor]]:
 
 def select(job: Job) -> None:
     """Choose the plan: all layers on integers, or as few of them in float as the allowed drop asks for."""
-    done = job.run.values("reconstructed")
+    done = job.run.values("recovered")
     model = CompressedModel.load(job.run.path / str(done["model"]), job.graph)
     known = min(float(done["drop"]), float(job.run.values("nearest")["drop"]))
     reference = float(job.run.values("nearest")["float_quality"])
     allowed = allowed_drop(job)
     macs = {row.name: row.macs for row in job.table.rows}
-    sensitivity = layer_sensitivity(model, job.evaluate_few, job.original)
+    sensitivity = layer_sensitivity(model, job.evaluate_few, job.balanced)
     limit = float("inf") if allowed is None else allowed
 
     def drop_of(plan: Plan) -> float:
-        return reference - job.evaluate(restricted(model, plan).simulate())
+        return reference - job.evaluate(restricted(model, plan, job.balanced).simulate())
 
     trials = meet_drop(model.plan, fallback_order(sensitivity, macs), limit, drop_of, known)
-    model = restricted(model, trials[-1].plan)
+    model = restricted(model, trials[-1].plan, job.balanced)
     model.save(job.run.path / SELECTED)
     steps = [{"int8": len(trial.plan.quantized_layers), "drop": trial.drop} for trial in trials]
     job.run.finish_stage("select", [SELECTED], {"sensitivity": sensitivity, "trials": steps})
 
 
 def build(job: Job) -> None:
-    """Write the ONNX file, build the engine from it and audit what it executes.
-
-    A layer that turns out to have no integer kernel in the runtime is left in float, named, and the engine built again.
-    """
+    """Write the ONNX file, build the engine from it and audit what it executes."""
     model = CompressedModel.load(job.run.path / SELECTED, job.graph)
-    result, widths = _engine(job, model)
-    wanted = set(model.plan.quantized_layers)
-    missing = {m.layer for m in result.mismatches if m.planned == INTEGER and m.executed != UNKNOWN}
-    if missing and missing < wanted:
-        note(f"{job.runtime} has no integer kernel for {', '.join(sorted(missing))}: left in float")
-        model = restricted(model, model.plan.with_float(missing, "the runtime has no integer kernel for it"))
-        result, widths = _engine(job, model)
-    else:
-        missing = set()
-    if any(m.planned == FloatPrecision.BF16.value for m in result.mismatches):
-        note(f"{job.runtime} does not run every float layer in bf16: all of them stay in fp32")
-        model = restricted(model, model.plan.model_copy(update={"float_precision": FloatPrecision.FP32.value}))
-        result, widths = _engine(job, model)
-    model.plan.save(job.run.path / PLAN)
-    model.save(job.run.path / MODEL)
-    write_text(job.run.path / "audit.json", result.model_dump_json(indent=1) + "\n")
-    files = [PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", "audit.json"]
-    padded = {name: list(pair) for name, pair in widths.items()}
-    job.run.finish_stage("engine", files, {"padded": padded, "without_kernel": sorted(missing)})
-
-
-def _engine(job: Job, model: CompressedModel) -> tuple[Audit, dict[str, tuple[int, int]]]:
-    """Export and build; returns the audit and the layers that were widened with zeros, (from, to) channels."""
-    multiple = job.profile.channel_multiple("int8") if job.runtime is Runtime.ONNXRUNTIME else None
-    padded, widths = pad_channels(model, multiple) if multiple else (model, {})
-    if widths:
-        prove_equal(model.simulate(), padded.simulate(), job.example, tolerance=5e-2)
-        note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
-    export_quantized(padded, job.example, job.run.path / ONNX)
-    build_engine(
-        job.run.path / ONNX,
-        job.run.path / ENGINE,
-        runtime=job.runtime,
-        profile=job.profile.id,
-        float_precision=FloatPrecision(model.plan.float_precision),
-        input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
-    )
-    return audit(load_engine(job.run.path / ENGINE, 1), job.run.path / ONNX, model.plan), widths
+    built = build_audited(job, model, job.run.path)
+    padded = {name: list(pair) for name, pair in built.padded.items()}
+    job.run.finish_stage("engine", FILES, {"padded": padded, "without_kernel": list(built.without_kernel)})

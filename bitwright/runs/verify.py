@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.errors import UsageError, VerificationError
 from bitwright.foundation.files import sha256_file
+from bitwright.runs.built import ENGINE, ONNX
 from bitwright.runs.reopen import compressed_network, reopened, request_of
-from bitwright.runs.stages import ENGINE, ONNX
 from deploy.audit import Audit, audit
 from deploy.engines import load_engine, read_spec
 from deploy.verify import VerifyReport, compare

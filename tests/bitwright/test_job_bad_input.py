@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
@@ -214,8 +213,33 @@ def test_a_disk_that_fills_up(
     (small_disk / "ballast").unlink()
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+LIMITED = """
+import resource, signal, sys
+from bitwright.cli.app import run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+def test_a_write_that_the_system_refuses_in_the_middle(photos: Path, tmp_path: Path) -> None:
+    # A limit on the size of a file stands for the disk: the small files of the first stages pass, the weights do not.
+    big, out = tiny_checkpoint(tmp_path, "big.safetensors", width=64), tmp_path / "out"
+    root = Path(__file__).resolve().parents[2]
+    words = ["compress", big, "--device", DEVICE, "--data", photos, "--out", out, "--no-reconstruct"]
+    words += ["--calibration-count", "8", "--calibration-size", "32"]
+    job = subprocess.run(
+        [sys.executable, "-c", LIMITED, "150000", *words],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    told = [line for line in job.stderr.splitlines() if line.startswith("error: ")]
+    assert job.returncode == 2, job.stderr
+    assert "Traceback" not in job.stderr
+    assert told == [job.stderr.splitlines()[-1]]
+    assert "File too large" in told[0]
+    assert str(out) in told[0]
+    assert not out.exists() or not list(out.rglob(".*.part"))
+    assert not out.exists() or not (out / "lock").exists()
 
 
 def test_interrupting_a_job_names_the_command_that_goes_on(net: Path, photos: Path, tmp_path: Path) -> None:

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bitwright.api import Result
 from bitwright.cli.app import run
+from bitwright.runs.built import build_audited
+from bitwright.runs.reopen import compressed_network, reopened
 from bitwright.runs.reporting import load_report
 from compress.plan import Plan
 from deploy.verify import engine_predict
-from tests.bitwright.job_helpers import DEVICE, QUICK, command, read_json, some_photos, tiny_checkpoint
+from search.layer_sensitivity import restricted
+from tests.bitwright.job_helpers import DEVICE, QUICK, command, compress, read_json, some_photos, tiny_checkpoint
 from workloads.loading import load_checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -103,11 +107,32 @@ def test_a_tampered_engine_fails_verification(copy: Path, capsys: Capture) -> No
 
 
 def test_an_allowed_drop_that_is_not_kept(data: Path, tmp_path: Path, capsys: Capture) -> None:
-    net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
-    out = tmp_path / "run"
-    words = ("compress", net, "--device", DEVICE, "--data", photos, "--out", out, *QUICK, "--max-drop", "0")
-    ended = command(capsys, *words)
+    bright, dark = some_photos(data, tmp_path / "bright"), tmp_path / "dark"
+    dark.mkdir()
+    for path in bright.iterdir():
+        Image.open(path).convert("RGB").point(lambda grey: grey // 4).save(dark / path.name)
+    # Ranges that were set on dark pictures cut the bright ones off, and nothing in the held-out ones tells.
+    out, net = tmp_path / "run", data / "checkpoints" / "espcn_x2.pth"
+    more = ("--eval", bright, "--no-reconstruct", "--max-drop", "3")
+    ended = compress(capsys, net, dark, out, *more)
+    assert "more than the allowed 3" in ended.refusal(3)
     report = read_json(out / "report.json")
-    assert ended.code == (0 if report["quality"]["drop"] <= 0 else 3), ended.err
-    assert report["limits"]["reached"] == (ended.code == 0)
+    assert report["quality"]["drop"] > 3
+    assert report["limits"]["reached"] is False
     assert (out / "engine" / "model.onnx").is_file()
+
+
+def test_a_layer_that_runs_in_float_fails_verification(copy: Path, capsys: Capture) -> None:
+    with reopened(copy) as job:
+        model = compressed_network(job)
+        layer = model.plan.quantized_layers[1]
+        planted = restricted(model, model.plan.with_float({layer}, "planted"), job.balanced)
+        # The plan stays as it was, and so does the stamp's form: only the engine's own graph can tell.
+        built = build_audited(job, planted, copy.parent / "planted")
+    assert built.audit.executed["int8"] == len(model.plan.quantized_layers) - 1
+    for name in ("engine", "model.onnx"):
+        shutil.move(copy / name, copy.parent / f"{name}.before")
+        shutil.move(copy.parent / "planted" / name, copy / name)
+    line = command(capsys, "verify", copy).refusal(4)
+    assert f"1 of {len(model.plan.layers)} layers did not execute as planned" in line
+    assert f"{layer}: planned int8, executed" in line

@@ -38,6 +38,8 @@ def test_relative_paths_start_at_the_recipe(tmp_path: Path) -> None:
     [
         ("max_dorp: 0.1\n", "unknown setting 'max_dorp'; did you mean max_drop?"),
         ("seed: [1\n", "line 2"),
+        ("seed: 1\nthreads: 2\nseed: 3\n", "line 3: not valid YAML: the key 'seed' is given twice, first in line 1"),
+        ("inputs: {data: a, data: b}\n", "the key 'data' is given twice"),
         ("- seed\n", "mapping of settings"),
         ("schema: 9\n", "schema 9"),
         ("inputs: {data: 3}\n", "inputs."),

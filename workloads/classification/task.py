@@ -17,6 +17,8 @@ from bitwright.foundation.errors import UsageError, VerificationError
 from workloads.classification.cifar_sheets import LabelledImages, read_split, splits
 from workloads.classification.class_folders import LabelledFile, list_labelled, read_square
 from workloads.classification.format import ClassificationFormat
+from workloads.classification.preparation import normalised
+from workloads.classification.training_data import ShuffledImages
 from workloads.embedded.pictures import read_picture
 from workloads.parallel import ordered_map
 from workloads.super_resolution.images import Skipped, note_skipped, nothing_usable
@@ -30,12 +32,6 @@ HELD_OUT = 1000
 
 _EVALUATION_SPLITS = ("test", "val", "validation", "eval")
 _CALIBRATION_SPLITS = ("train", "calibration")
-
-
-def normalised(images: NDArray[np.uint8], io: ClassificationFormat) -> Tensor:
-    """RGB uint8 [N, H, W, 3] as the network's float32 [N, 3, H, W]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
-    return (pixels - torch.tensor(io.mean).view(1, 3, 1, 1)) / torch.tensor(io.std).view(1, 3, 1, 1)
 
 
 class Batches(Sequence[Sample]):
@@ -124,6 +120,16 @@ class Classification(Workload):
         files = list_labelled(folder, self.io.classes)
         chosen_files = [files[number] for number in _divided(len(files))[0]]
         return Batches(self._read_files(chosen_files, folder, "choosing a plan", None), self.io)
+
+    def training(self, folder: Path, size: int, seed: int = 0) -> ShuffledImages:
+        """The training images less those held out, mirrored and shifted at random; `size` does not matter."""
+        if splits(folder):
+            data = self._read_sheets(folder, splits(folder), _CALIBRATION_SPLITS, "training")
+            rest = _divided(len(data.labels))[1]
+            return ShuffledImages(LabelledImages(data.images[rest], data.labels[rest]), self.io, seed)
+        files = list_labelled(folder, self.io.classes)
+        chosen = [files[number] for number in _divided(len(files))[1]]
+        return ShuffledImages(self._read_files(chosen, folder, "training", None), self.io, seed)
 
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:
         """Top-1 accuracy in percent over all images, of each batch, and the mean cross-entropy in `extra`."""

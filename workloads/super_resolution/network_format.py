@@ -11,6 +11,9 @@ from bitwright.foundation.errors import VerificationError
 from workloads.super_resolution.color import Floats, luma, rgb_to_ycbcr, studio_luma, ycbcr_to_rgb
 from workloads.super_resolution.format import Color, SRFormat
 
+_BAND = 512
+"""Rows of an output at a time: float64 copies of a picture of 35 million pixels would take gigabytes."""
+
 
 def to_network(rgb: NDArray[np.uint8], io: SRFormat) -> Tensor:
     """RGB uint8 [H, W, 3] as the network's float32 [1, C, H, W]; Y is not rounded."""
@@ -34,6 +37,10 @@ def output_luma(output: Tensor, io: SRFormat) -> Floats:
 
     RGB is rounded to 8 bits first, as in the picture that would be saved; a Y network's own Y is not rounded.
     """
+    return np.concatenate([_band_luma(rows, io) for rows in torch.split(output, _BAND, dim=-2)])
+
+
+def _band_luma(output: Tensor, io: SRFormat) -> Floats:
     levels = grey_levels(output, io)
     if io.color is Color.Y:
         return studio_luma(levels[:, :, 0], io.luma)
@@ -46,6 +53,12 @@ def to_rgb(output: Tensor, io: SRFormat, chroma_of: NDArray[np.uint8] | None) ->
     A Y network's luma gets the chroma of `chroma_of`, an RGB picture of the same size (LR enlarged by bicubic), or
     none, which gives a grey picture.
     """
+    bands = torch.split(output, _BAND, dim=-2)
+    chroma = (None if chroma_of is None else chroma_of[i * _BAND : (i + 1) * _BAND] for i in range(len(bands)))
+    return np.concatenate([_band_rgb(rows, io, colours) for rows, colours in zip(bands, chroma, strict=True)])
+
+
+def _band_rgb(output: Tensor, io: SRFormat, chroma_of: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     if io.color is Color.RGB:
         return np.rint(grey_levels(output, io)).astype(np.uint8)
     y = output_luma(output, io)

@@ -22,12 +22,15 @@ from workloads.super_resolution.images import list_images
 from workloads.super_resolution.metrics import SSIM_WINDOW, psnr, shave, ssim
 from workloads.super_resolution.network_format import output_luma, to_network, to_rgb
 from workloads.super_resolution.tiling import tiled
+from workloads.super_resolution.training_data import PatchDataset
 from workloads.workload import Predict, Quality, Sample, Workload
 
 WHOLE_PIXELS = 1_500_000
 """Low-resolution pixels up to which a picture goes through a network at once."""
 TILE = 512
 """Side of the windows that larger pictures are cut into, low-resolution pixels, halo included."""
+ENDLESS = 2**62
+"""Items of a training set that is drawn at random."""
 HELD_OUT = 24
 """Most pictures of a training folder that are kept out of calibration to choose between plans."""
 
@@ -124,6 +127,11 @@ class SuperResolution(Workload):
             )
         crops = lr_crops(folder, self.io.scale, count, size, seed, skip=self._held_out_files(folder))
         return torch.cat([to_network(crop, self.io) for crop in crops])
+
+    def training(self, folder: Path, size: int, seed: int = 0) -> PatchDataset:
+        """Random patches of `size` LR pixels, turned and mirrored, from the pictures that are not held out."""
+        size = max(size, self.min_input_side)
+        return PatchDataset([folder], self.io, size, ENDLESS, seed, skip=self._held_out_files(folder))
 
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:
         """PSNR-Y of each sample and the mean; SSIM-Y's mean in `extra`. UsageError if an output has the wrong shape."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DataError, UsageError
 from workloads.super_resolution.dataset import Pair, PairFolder
 from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.network_format import to_network
@@ -24,7 +24,8 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
     Item i is (lr [C, patch, patch], hr [C, patch * scale, patch * scale]) in the network's format. It depends on
     `seed`, i and the files only, so a job that stopped after item i goes on with i + 1 as if it never had. Pictures
     are shrunk whole and cropped then, and are drawn in proportion to the patches they hold; `augment` adds one of the
-    eight flips and quarter turns. Decoded pictures are kept as uint8, up to `cache_bytes` over all folders.
+    eight flips and quarter turns. The first `skip` pictures of each folder in natural order are left out. Decoded
+    pictures are kept as uint8, up to `cache_bytes` over all folders.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         *,
         augment: bool = True,
         cache_bytes: int = CACHE_BYTES,
+        skip: int = 0,
     ) -> None:
         if not folders or patch < 1 or length < 1:
             raise UsageError(f"training needs folders, a patch and a length, not {len(folders)}, {patch} and {length}")
@@ -46,8 +48,11 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         room = cache_bytes
         for folder in folders:
             pairs = PairFolder(folder, io.scale, min_lr_side=patch, cache_bytes=max(0, room), purpose="training")
-            self._folders.append(pairs)
+            if len(pairs) <= skip:
+                raise DataError(f"{folder} has {len(pairs)} pictures that training can use; it needs more than {skip}")
             room -= pairs.cached_bytes
+            pairs = pairs[skip:]
+            self._folders.append(pairs)
             sizes += [(height - patch + 1) * (width - patch + 1) for height, width in pairs.lr_sizes]
         self._places = [(pairs, index) for pairs in self._folders for index in range(len(pairs))]
         self._bounds = np.cumsum(sizes)

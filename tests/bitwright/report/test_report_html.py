@@ -46,10 +46,22 @@ def test_states_the_result_in_one_sentence(report: Report, run_folder: Path) -> 
 
 def test_shows_the_figures_of_the_report(report: Report, run_folder: Path) -> None:
     text = Page(build_html(report, run_folder)).text
-    for figure in ("171.4", "549.8", "3.17×", "3.24×", "611 kB", "1.75 MB", "35 %", "14.6×", "6.95 T", "476 G"):
+    for figure in (
+        "171.4",
+        "549.8",
+        "(95 % interval 3.17–3.24) at batch 1",
+        "interval 3.17–3.24, 1 thread",
+        "611 kB",
+        "1.75 MB",
+        "35 %",
+        "14.6×",
+        "6.95 T",
+        "476 G",
+    ):
         assert figure in text, figure
     assert "Kept the limit of 0.15 dB" in text
-    assert "29.11 dB" in text
+    assert "29.113 dB" in text
+    assert "28.050 → 27.924 dB" in text
     assert "−0.082 dB on this crop" in text
     assert "--data 'my photos'" in text
 

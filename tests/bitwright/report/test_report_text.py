@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 from bitwright.report import charts, text, verdict, views
+from bitwright.report.html import build_html
 from bitwright.report.measured import Speedup
 from bitwright.report.schema import Report
 from bitwright.report.terminal import print_result
+from bitwright.runs.measure import MeasureSummary
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,43 @@ def test_verdict_follows_the_interval(report: Report, ratio: float, low: float, 
     speedup = Speedup(ratio=ratio, low=low, high=high, verdict="")
     changed = report.model_copy(update={"latency": report.latency.model_copy(update={"speedup": speedup})})
     assert words in verdict.plain_sentence(changed)
+
+
+def without_interval(report: Report) -> Report:
+    """The report of a session with too few rounds for an interval of the ratio."""
+    assert report.latency is not None
+    speedup = Speedup(ratio=3.208, low=None, high=None, verdict="too few blocks to tell")
+    return report.model_copy(update={"latency": report.latency.model_copy(update={"speedup": speedup})})
+
+
+def test_a_ratio_without_an_interval_says_so_everywhere(report: Report, run_folder: Path) -> None:
+    partial = without_interval(report)
+    again = Report.from_json(partial.to_json())
+    assert again.latency is not None
+    assert (again.latency.speedup.low, again.latency.speedup.high) == (None, None)
+    sentence = verdict.plain_sentence(partial)
+    assert "was timed too briefly to tell (interval n/a) from ONNX Runtime fp32" in sentence
+    assert "faster" not in sentence
+    assert "3.21× [interval n/a]" in printed(partial)
+    page = build_html(partial, run_folder)
+    assert page.count("interval n/a") == 3
+    assert "None" not in page
+    summary = MeasureSummary(run="r", latency=again.latency, same_machine=True)
+    assert "speed-up 3.21 [interval n/a]: too few blocks to tell" in summary.lines()
+
+
+def test_half_an_interval_is_refused() -> None:
+    with pytest.raises(ValidationError, match="both ends"):
+        Speedup(ratio=2.0, low=1.9, high=None, verdict="")
+
+
+def test_quality_on_held_out_images_is_said_in_words(report: Report, run_folder: Path) -> None:
+    assert report.quality is not None
+    dataset = report.quality.dataset.model_copy(update={"held_out": True})
+    changed = report.model_copy(update={"quality": report.quality.model_copy(update={"dataset": dataset})})
+    assert "PSNR-Y on held-out images of Set14." in verdict.plain_sentence(changed)
+    assert "no independent set was given" in build_html(changed, run_folder)
+    assert "no independent set was given" not in build_html(report, run_folder)
 
 
 def test_images_are_sorted_by_loss_and_bars_are_relative(report: Report) -> None:

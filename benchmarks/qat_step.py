@@ -1,0 +1,232 @@
+"""What a step of quantisation-aware training costs: `python -m benchmarks.qat_step --data-root DIR`.
+
+One forward and backward pass with an optimiser step of the same network on the same batch: float, our learned scales,
+Brevitas' layers, torch.ao's FX mode and, where it is installed, torchao's PT2E; all interleaved in one process. Each
+arm is timed in the faster of the two memory layouts, chosen by a trial; times are process CPU times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from benchmarks import command
+from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from compress.compressed import CompressedModel
+from compress.folding import fold
+from compress.graph import capture, clone, layer_nodes
+from compress.placement import place
+from compress.plan import LayerPlan, Placement, Plan
+from compress.quantizers import A8, W8
+from compress.ranges import RangeMethod, set_ranges
+from compress.recovery.student import student_of
+from compress.statistics import collect
+from workloads.loading import load_checkpoint
+
+FLOAT = "float"
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+@dataclass
+class Arm:
+    """A network in training, and what its step took in each round, in seconds of CPU time."""
+
+    name: str
+    network: nn.Module
+    layout: str = "contiguous"
+    optimizer: torch.optim.Optimizer | None = None
+
+    def step(self, images: Tensor, targets: Tensor) -> float:
+        """One training step; seconds of this process's CPU time (wall time on a GPU)."""
+        if self.optimizer is None:
+            free = [p for p in self.network.parameters() if p.requires_grad]
+            self.optimizer = torch.optim.Adam(free, lr=1e-6, fused=True)
+        cuda = images.is_cuda
+        images = images.contiguous(memory_format=LAYOUTS[self.layout])
+        if cuda:
+            torch.cuda.synchronize()
+        clock = time.perf_counter if cuda else time.process_time
+        started = clock()
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self.network(images)
+        loss = nn.functional.l1_loss(getattr(output, "value", output), targets)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        if cuda:
+            torch.cuda.synchronize()
+        return clock() - started
+
+
+def quantized(graph: fx.GraphModule, inputs: Tensor) -> CompressedModel:
+    """Every layer in 8 bits by min-max ranges."""
+    layers = {name: LayerPlan(weight=W8, activation=A8) for name, _ in layer_nodes(graph)}
+    plan = Plan(
+        architecture="benchmark", device="any", runtime="any", float_precision="fp32", placement=Placement.INPUTS,
+        layers=layers,
+    )  # fmt: skip
+    seen = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
+    return set_ranges(graph, plan, seen, RangeMethod.MINMAX, RangeMethod.MINMAX)
+
+
+def with_brevitas(module: nn.Module) -> nn.Module:
+    """The network with Brevitas' convolutions: per-channel int8 weights and uint8 inputs, both learned."""
+    import copy
+
+    from brevitas.nn import QuantConv2d
+    from brevitas.quant import Int8WeightPerChannelFloat, ShiftedUint8ActPerTensorFloat
+
+    network = copy.deepcopy(module)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d):
+            quantised = QuantConv2d(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+                layer.groups, bias=layer.bias is not None, weight_quant=Int8WeightPerChannelFloat,
+                input_quant=ShiftedUint8ActPerTensorFloat, input_collect_stats_steps=1,
+            )  # fmt: skip
+            quantised.load_state_dict(layer.state_dict(), strict=False)
+            owner, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(owner), leaf, quantised)
+    return network.train()
+
+
+def with_fx(module: nn.Module, example: Tensor) -> nn.Module:
+    """torch.ao's FX mode with its fused moving-average observers, 8 bits, per-channel weights."""
+    import copy
+
+    from torch.ao.quantization import QConfigMapping, get_default_qat_qconfig
+    from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+    mapping = QConfigMapping().set_global(get_default_qat_qconfig("onednn"))
+    prepared: nn.Module = prepare_qat_fx(copy.deepcopy(module).train(), mapping, (example,))
+    return prepared
+
+
+def with_pt2e(module: nn.Module, example: Tensor) -> nn.Module:
+    """torchao's PT2E with the x86 quantiser."""
+    import copy
+
+    from torchao.quantization.pt2e import move_exported_model_to_train
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    exported = torch.export.export(copy.deepcopy(module).train(), (example,)).module()
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
+    prepared: nn.Module = prepare_qat_pt2e(exported, quantizer)
+    move_exported_model_to_train(prepared)
+    return prepared
+
+
+def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
+    """All arms that are installed here."""
+    graph, _ = fold(capture(module, images[:1].cpu()))
+    free = clone(graph)
+    for parameter in free.parameters():
+        parameter.requires_grad_(True)
+    student = student_of(quantized(graph, images[:4].cpu()), graph)
+    found = [Arm(FLOAT, free), Arm("bitwright, learned scales", student)]
+    if compiled:
+        found += [Arm(f"{arm.name}, compiled", torch.compile(arm.network)) for arm in list(found)]
+    found.append(Arm("Brevitas layers", with_brevitas(module)))
+    found.append(Arm("torch.ao FX", with_fx(module, images)))
+    if importlib.util.find_spec("torchao") is not None:
+        found.append(Arm("torchao PT2E", with_pt2e(module, images)))
+    for arm in found:
+        arm.network.to(images.device)
+    return found
+
+
+def measured(arms: list[Arm], images: Tensor, targets: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step, one step of each arm in turn; the first rounds choose the layout."""
+    for arm in arms:
+        trials = {}
+        for layout in LAYOUTS:
+            arm.layout = layout
+            trials[layout] = min(arm.step(images, targets) for _ in range(2))
+        arm.layout = min(trials, key=lambda name: trials[name])
+    times: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for turn in range(rounds):
+        for arm in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
+            times[arm.name].append(arm.step(images, targets))
+    return times
+
+
+def rows_of(arms: list[Arm], times: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Median step time of each arm, and the median over rounds of its ratio to the float step of the same round."""
+    rows = []
+    for arm in arms:
+        ratios = sorted(t / f for t, f in zip(times[arm.name], times[FLOAT], strict=True))
+        rows.append(
+            {
+                "arm": arm.name, "layout": arm.layout, "median_ms": 1e3 * statistics.median(times[arm.name]),
+                "ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1], "steps": len(ratios),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def benchmark(given: argparse.Namespace) -> str:
+    """Run the benchmark, write its results and return the text of its table."""
+    warnings.filterwarnings("ignore", module="torch.ao")
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(given.seed)
+    loaded = load_checkpoint(given.data_root / "checkpoints" / f"{given.network}.pth")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = loaded.workload.calibration(given.data_root / "sr" / "train", given.batch, given.patch, given.seed)
+    images = images.to(device)
+    with torch.no_grad():
+        targets = loaded.module.to(device)(images)
+    loaded.module.cpu()
+    arms = arms_of(loaded.module, images, given.compiled)
+    rows = rows_of(arms, measured(arms, images, targets, given.rounds))
+    shown = [
+        [r["arm"], r["layout"], f"{r['median_ms']:.0f}", f"{r['ratio']:.2f} [{r['lowest']:.2f}, {r['highest']:.2f}]"]
+        for r in rows
+    ]
+    clock = "wall time" if device.type == "cuda" else "CPU time"
+    text = (
+        f"## {given.network}, batch {given.batch} of {given.patch}x{given.patch}, {device.type}, "
+        f"{given.threads} thread(s), {given.rounds} rounds\n\n"
+        + markdown_table(("step", "layout", f"median ms ({clock})", "over float [range]"), shown)
+    )
+    results = {
+        "schema": SCHEMA,
+        "benchmark": "qat_step",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["python", "-m", "benchmarks.qat_step", *sys.argv[1:]],
+        "versions": versions(),
+        "checkpoint_sha256": loaded.sha256,
+        "rows": rows,
+    }
+    write_results(given.out, results, text, command.hidden(given))
+    return text
+
+
+def main() -> int:
+    """Parse the command line, run and print."""
+    made = argparse.ArgumentParser(description="Compare the cost of a step of quantisation-aware training.")
+    made.add_argument("--data-root", type=Path, required=True, help="folder of checkpoints/ and sr/train")
+    made.add_argument("--out", type=Path, default=Path("benchmarks/results/qat_step"), help="where results go")
+    made.add_argument("--network", default="rfdn_x4", help="stem of a checkpoint")
+    made.add_argument("--batch", type=int, default=16, help="patches in a step")
+    made.add_argument("--patch", type=int, default=48, help="side of a patch, LR pixels")
+    made.add_argument("--rounds", type=int, default=7, help="timed steps of each arm")
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--compiled", action="store_true", help="also with torch.compile")
+    given = made.parse_args()
+    return command.run(lambda: print(benchmark(given)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

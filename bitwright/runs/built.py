@@ -1,0 +1,81 @@
+"""Built: a compressed network made into an engine and audited, with everything that tells what it is, in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitwright.foundation.files import write_text
+from bitwright.foundation.progress import note
+from bitwright.runs.job import Job
+from compress.compressed import CompressedModel
+from compress.equality import prove_equal
+from compress.padding import pad_channels
+from deploy.audit import INTEGER, UNKNOWN, Audit, audit
+from deploy.engine import FloatPrecision, Runtime
+from deploy.engines import build_engine, load_engine
+from deploy.onnx_export import export_quantized
+from search.layer_sensitivity import restricted
+
+MODEL = "model.safetensors"
+PLAN = "plan.json"
+ONNX = "model.onnx"
+ENGINE = "engine"
+AUDIT = "audit.json"
+FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", AUDIT)
+"""What `build_audited` writes, relative to its folder."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The network as it was built in the end; `padded`: layers widened with zeros, (from, to) channels."""
+
+    model: CompressedModel
+    audit: Audit
+    padded: dict[str, tuple[int, int]]
+    without_kernel: tuple[str, ...]
+
+
+def build_audited(job: Job, model: CompressedModel, folder: Path) -> Built:
+    """Write the ONNX file into `folder`, build the engine from it and audit what it executes.
+
+    A layer that turns out to have no integer kernel in the runtime is left in float, named, and the engine built again.
+    """
+    result, widths = _engine(job, model, folder)
+    wanted = set(model.plan.quantized_layers)
+    missing = {m.layer for m in result.mismatches if m.planned == INTEGER and m.executed != UNKNOWN}
+    if missing and missing < wanted:
+        note(f"{job.runtime} has no integer kernel for {', '.join(sorted(missing))}: left in float")
+        plan = model.plan.with_float(missing, "the runtime has no integer kernel for it")
+        model = restricted(model, plan, job.balanced)
+        result, widths = _engine(job, model, folder)
+    else:
+        missing = set()
+    if any(m.planned == FloatPrecision.BF16.value for m in result.mismatches):
+        note(f"{job.runtime} does not run every float layer in bf16: all of them stay in fp32")
+        plan = model.plan.model_copy(update={"float_precision": FloatPrecision.FP32.value})
+        model = restricted(model, plan, job.balanced)
+        result, widths = _engine(job, model, folder)
+    model.plan.save(folder / PLAN)
+    model.save(folder / MODEL)
+    write_text(folder / AUDIT, result.model_dump_json(indent=1) + "\n")
+    return Built(model, result, widths, tuple(sorted(missing)))
+
+
+def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict[str, tuple[int, int]]]:
+    """Export and build; returns the audit and the layers that were widened with zeros."""
+    multiple = job.profile.channel_multiple("int8") if job.runtime is Runtime.ONNXRUNTIME else None
+    padded, widths = pad_channels(model, multiple) if multiple else (model, {})
+    if widths:
+        prove_equal(model.simulate(), padded.simulate(), job.example, tolerance=5e-2)
+        note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
+    export_quantized(padded, job.example, folder / ONNX)
+    build_engine(
+        folder / ONNX,
+        folder / ENGINE,
+        runtime=job.runtime,
+        profile=job.profile.id,
+        float_precision=FloatPrecision(model.plan.float_precision),
+        input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
+    )
+    return audit(load_engine(folder / ENGINE, 1), folder / ONNX, model.plan), widths

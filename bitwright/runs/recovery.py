@@ -1,0 +1,57 @@
+"""The stage of recovery training, between reconstruction and the choice of a plan; off unless it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+
+from bitwright.foundation.progress import note
+from bitwright.runs.job import Job
+from compress.compressed import CompressedModel
+from compress.recovery.recover import recover
+from compress.recovery.settings import OutputLoss, RecoverySettings
+from workloads.classification.task import Classification
+
+RECOVERED = "work/recovered.safetensors"
+FOLDER = "work/recovery"
+
+
+def settings_of(job: Job) -> RecoverySettings | None:
+    """What the request asks for, with the task's own defaults; None where it asks for no training."""
+    request = job.request
+    if request.recover is None and request.recover_minutes is None:
+        return None
+    steps, minutes = request.recover, request.recover_minutes
+    if isinstance(job.loaded.workload, Classification):
+        return RecoverySettings(
+            steps=steps, minutes=minutes, batch=64, output=OutputLoss.KL, feature_weight=0.0, seed=request.seed
+        )
+    return RecoverySettings(steps=steps, minutes=minutes, channels_last=True, seed=request.seed)
+
+
+def recovered(job: Job) -> None:
+    """Train the model of the stage before against the balanced float network; what is not better is not kept."""
+    before = job.run.values("reconstructed")
+    settings = settings_of(job)
+    if settings is None:
+        values = {"drop": before["drop"], "model": before["model"], "skipped": "not asked for"}
+        job.run.finish_stage("recovered", [], values)
+        return
+    workload = job.loaded.workload
+    result = recover(
+        CompressedModel.load(job.run.path / str(before["model"]), job.graph),
+        job.balanced,
+        workload.training(job.request.data, settings.patch, job.request.seed),
+        settings,
+        score=job.evaluate,
+        task_loss=workload.loss,
+        folder=job.run.path / FOLDER,
+    )
+    result.model.save(job.run.path / RECOVERED)
+    drop = float(job.run.values("nearest")["float_quality"]) - result.after
+    note(f"with recovery training of {result.steps} steps: drop {drop:.3f} {workload.unit} on held-out samples")
+    job.run.finish_stage(
+        "recovered",
+        [RECOVERED],
+        {"drop": drop, "model": RECOVERED, "skipped": None, "steps": result.steps, "seconds": result.seconds},
+    )
+    shutil.rmtree(job.run.path / FOLDER, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""Rounding with learned scales: the forward pass of `fake_quantize` bit for bit, the gradients of LSQ and LSQ+.
+
+LSQ: arXiv 1902.08153, LSQ+: 2004.09576. With y = s * clamp(round(x / s), qmin - z, qmax - z) and straight-through
+rounding and h = g * [inside], dL/ds = (<h, y - x> + <g - h, y>) / s: where all of x lies inside and on the grid (an
+8-bit picture) this is exactly zero, as it must be, because Adam makes full steps of the faintest noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+aten = torch.ops.aten
+
+
+def gradient_factor(elements: int, qmax: int) -> float:
+    """LSQ's factor on a scale's gradient, 1 / sqrt(n * Qp); n: elements that share the scale (of one sample)."""
+    return 1.0 / math.sqrt(max(1, elements) * qmax)
+
+
+class _RoundTensor(torch.autograd.Function):
+    """y of x [N, ...], scale [1], integral zero point [1]; gradients to all three."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int) -> Tensor:
+        if x.is_cuda:
+            y = torch.fake_quantize_per_tensor_affine(x, scale, zero.to(torch.int32), qmin, qmax)
+        else:
+            # torch's CPU kernel for this is not vectorised: 7.2 ms against 0.55 ms for 1.8 million values on Zen 4.
+            shift = float(zero)
+            inverse = float(torch.reciprocal(scale))
+            y = torch.mul(x, inverse).round_().clamp_(qmin - shift, qmax - shift).mul_(float(scale))
+        ctx.save_for_backward(x, y, scale, zero)
+        ctx.range = (qmin, qmax)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        (g,) = gradients
+        x, y, scale, zero = ctx.saved_tensors
+        qmin, qmax = ctx.range
+        if x.is_cuda:
+            passed = g * ((x > (qmin - zero - 0.5) * scale) & (x < (qmax - zero + 0.5) * scale))
+        else:
+            low, high = (float((q - zero) * scale) for q in (qmin - 0.5, qmax + 0.5))
+            passed = aten.hardtanh_backward(g, x, low, high)
+        to_scale = to_zero = None
+        if ctx.needs_input_grad[1]:
+            factor = gradient_factor(x[0].numel(), qmax)
+            inside = _inner(passed, torch.sub(y, x))
+            stopped = torch.sub(g, passed)
+            to_scale = ((inside + _inner(stopped, y)) / scale).reshape(1) * factor
+            if ctx.needs_input_grad[2]:
+                to_zero = -stopped.sum().reshape(1) * scale * factor
+        return passed, to_scale, to_zero, None, None
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> over all elements, shape []; without copies where both lie alike in memory."""
+    if a.stride() != b.stride() or not (a.is_contiguous() or a.is_contiguous(memory_format=torch.channels_last)):
+        return torch.dot(a.reshape(-1), b.reshape(-1))
+    return torch.dot(a.as_strided((a.numel(),), (1,)), b.as_strided((b.numel(),), (1,)))
+
+
+def round_activation(x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int) -> Tensor:
+    """Fake-quantise `x` [N, ...] with a learned scale [1] and a learned, unrounded zero point [1]."""
+    settled = torch.clamp(torch.round(zero.detach()), qmin, qmax)
+    rounded = settled + (zero - zero.detach()) if zero.requires_grad else settled
+    result = _RoundTensor.apply(x, scale, rounded, qmin, qmax)  # type: ignore[no-untyped-call]
+    assert isinstance(result, Tensor)
+    return result
+
+
+def round_weight(weight: Tensor, scale: Tensor, zero: Tensor, axis: int | None, qmin: int, qmax: int) -> Tensor:
+    """Fake-quantise a weight with learned scales: [C] along `axis`, or [1]; zero points (float, integral) are fixed."""
+    factor = gradient_factor(weight.numel() // scale.numel(), qmax)
+    if axis is None:
+        return torch._fake_quantize_learnable_per_tensor_affine(weight, scale, zero, qmin, qmax, factor)
+    return torch._fake_quantize_learnable_per_channel_affine(weight, scale, zero, axis, qmin, qmax, factor)

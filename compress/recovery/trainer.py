@@ -1,0 +1,207 @@
+"""The training loop: one state that can be saved after any step and continued to the same result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.data import DataLoader, Dataset
+
+from bitwright.foundation.progress import note
+from compress.recovery import checkpoint
+from compress.recovery.checkpoint import MOMENTS, Position, Values
+from compress.recovery.losses import RecoveryLoss, TaskLoss
+from compress.recovery.processes import Processes
+from compress.recovery.schedule import PACE_STEPS, SKIPPED, affordable_steps, rate_share
+from compress.recovery.settings import Arithmetic, RecoverySettings
+from compress.recovery.student import tap_names, tapped
+
+Pairs = Dataset[tuple[Tensor, Tensor]]
+Score = Callable[[fx.GraphModule], float]
+OnLog = Callable[[Position], None]
+
+SPREAD_SAMPLES = 8
+"""First samples of the data that the variances in the loss are taken from."""
+
+
+class Trainer:
+    """Trains `student` in place. `score` (higher is better) is taken of the averaged values, which are also kept."""
+
+    def __init__(self, student: fx.GraphModule, teacher: fx.GraphModule, data: Pairs, settings: RecoverySettings,
+                 processes: Processes, score: Score, task_loss: TaskLoss | None, path: Path | None,
+                 fingerprint: str) -> None:  # fmt: skip
+        self.settings, self.processes, self.data, self.path = settings, processes, data, path
+        self.device, self.score = processes.device, score
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.layout = layout
+        self.student = student.to(self.device)
+        names = tap_names(teacher, settings.layers_per_tap) if settings.feature_weight else ()
+        self.teacher = tapped(teacher, names).to(self.device)
+        self.network = processes.synchronised(tapped(self.student, names))
+        self.free = {n: p for n, p in self.student.named_parameters() if p.requires_grad}
+        self.average = {n: p.detach().clone() for n, p in self.free.items()}
+        self.best = {n: p.detach().clone() for n, p in self.free.items()}
+        self.past = {n: p.detach().clone() for n, p in self.free.items()} if settings.self_distillation else {}
+        self.rates = [_rate(settings, name) for name in self.free]
+        groups = [{"params": [p], "lr": r} for p, r in zip(self.free.values(), self.rates, strict=True)]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+        self.position = Position(fingerprint, total=settings.steps or 0)
+        self.loss = RecoveryLoss(settings, self._spreads(), task_loss)
+
+    def run(self, on_log: OnLog | None = None) -> Position:
+        """Train to the end, from the saved state if there is one; `student` ends at the best values seen."""
+        position, settings = self.position, self.settings
+        if self.path is not None and self.path.is_file():
+            position = self._restore(self.path)
+        else:
+            position.before = position.best = self._score()
+        resumed, began, saved = position.seconds, time.monotonic(), time.monotonic()
+        losses: list[Tensor] = []
+        pace_from = began
+        for images, targets in self._batches(position.step):
+            if position.total and position.step >= position.total:
+                break
+            losses.append(self._step(images, targets))
+            position.step += 1
+            position.seconds = resumed + time.monotonic() - began
+            if position.step == SKIPPED:
+                pace_from = time.monotonic()
+            if not position.total and position.step >= PACE_STEPS:
+                position.total = self._affordable((time.monotonic() - pace_from) / (PACE_STEPS - SKIPPED))
+            checked = self._check_if_due()
+            if position.step % settings.log_every == 0 or checked is not None:
+                mean = self.processes.mean(torch.stack(losses).mean())
+                losses.clear()
+                position.history.append((position.step, mean, checked))
+                self._tell(mean, checked)
+                if on_log is not None:
+                    on_log(position)
+                late = self.processes.from_first(float(time.monotonic() - saved >= settings.save_seconds))
+                if late or position.step == position.total:
+                    self._save()
+                    saved = time.monotonic()
+        self._put(self.best)
+        return position
+
+    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """One optimiser step; the loss of this process's share, not synchronised with the device."""
+        position, settings = self.position, self.settings
+        images = images.to(self.device, memory_format=self.layout, non_blocking=True)
+        targets = targets.to(self.device, non_blocking=True)
+        share = position.step / max(1, position.total or 10**9)
+        total = position.total or 10**9
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rate_share(position.step, total, settings.warm_up, settings.final_rate)
+        low = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.arithmetic is Arithmetic.BF16)
+        with low, torch.no_grad():
+            wanted = self.teacher(images)
+            past = torch.func.functional_call(self.student, self.past, (images,)) if self.past else None
+        with low:
+            outputs = self.network(images)
+        loss = self.loss(
+            [y.float() for y in outputs], [t.float() for t in wanted], targets,
+            None if past is None else past.float(), share,
+        )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(list(self.free.values()), settings.clip)
+        self.optimizer.step()
+        decay = min(settings.ema, (1 + position.step) / (10 + position.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.free.values()], 1 - decay)
+        return loss.detach()
+
+    def _check_if_due(self) -> float | None:
+        """Score the averaged values at regular steps and at the end, and keep them if they are the best so far."""
+        position = self.position
+        if not position.total:
+            return None
+        every = max(1, -(-position.total // self.settings.checks))
+        if position.step % every and position.step != position.total:
+            return None
+        kept = {n: p.detach().clone() for n, p in self.free.items()}
+        self._put(self.average)
+        score = self._score()
+        self._put(kept)
+        if score > position.best:
+            position.best, position.best_step = score, position.step
+            self.best = {n: v.clone() for n, v in self.average.items()}
+        if self.past:
+            self.past = {n: v.clone() for n, v in self.average.items()}
+        return score
+
+    def _score(self) -> float:
+        value = 0.0
+        if self.processes.first:
+            with torch.no_grad():
+                value = self.score(self.student)
+        return self.processes.from_first(value)
+
+    def _spreads(self) -> list[Tensor]:
+        images = torch.stack([self.data[i][0] for i in range(SPREAD_SAMPLES)]).to(self.device)
+        with torch.no_grad():
+            return [t.double().var().float().clamp_min(1e-20) for t in self.teacher(images)]
+
+    def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of each global batch from `step` on; sample i of step s is item s * batch + i."""
+        batch, share = self.settings.batch, self.processes.share(self.settings.batch)
+
+        class Indices:
+            def __iter__(self) -> Iterator[list[int]]:
+                at = step
+                while True:
+                    yield [at * batch + i for i in share]
+                    at += 1
+
+        loader = DataLoader(self.data, batch_sampler=Indices(), num_workers=self.settings.workers)  # type: ignore[arg-type]
+        return iter(loader)
+
+    def _affordable(self, per_step: float) -> int:
+        assert self.settings.minutes is not None
+        left = self.settings.minutes * 60 - self.position.seconds
+        return int(self.processes.from_first(affordable_steps(left, per_step, self.position.step)))
+
+    def _put(self, values: Values) -> None:
+        with torch.no_grad():
+            for name, parameter in self.free.items():
+                parameter.copy_(values[name])
+
+    def _tell(self, loss: float, checked: float | None) -> None:
+        position = self.position
+        if not self.processes.first:
+            return
+        left = position.seconds / position.step * max(0, position.total - position.step) / 60
+        found = "" if checked is None else f"  held out {checked:.4f} (start {position.before:.4f})"
+        note(f"recovery: step {position.step}/{position.total or '?'}  loss {loss:.4g}  {left:.1f} min left{found}")
+
+    def _save(self) -> None:
+        if self.path is None or not self.processes.first:
+            return
+        values = {n: p.detach() for n, p in self.free.items()}
+        groups = {"value": values, "average": self.average, "best": self.best, "past": self.past}
+        moments = {m: {n: self.optimizer.state[p][m] for n, p in self.free.items()} for m in MOMENTS}
+        checkpoint.save(self.path, self.position, groups, moments)
+
+    def _restore(self, path: Path) -> Position:
+        self.position, groups = checkpoint.load(path, self.position.fingerprint)
+        # In the order of `free`: the file has its own.
+        on_device = {g: {n: values[n].to(self.device) for n in self.free} for g, values in groups.items()}
+        self._put(on_device["value"])
+        self.average, self.best = on_device["average"], on_device["best"]
+        self.past = on_device.get("past", {})
+        for name, parameter in self.free.items():
+            steps = torch.tensor(float(self.position.step), device=self.device)
+            self.optimizer.state[parameter] = {"step": steps} | {m: on_device[m][name] for m in MOMENTS}
+        note(f"recovery: continuing at step {self.position.step}")
+        return self.position
+
+
+def _rate(settings: RecoverySettings, name: str) -> float:
+    leaf = name.rpartition(".")[2]
+    rates = {"latent": settings.weight_rate, "log_factor": settings.scale_rate,
+             "zero_point": settings.zero_rate, "offset": settings.bias_rate}  # fmt: skip
+    return rates[leaf]

@@ -1,0 +1,60 @@
+"""`bitwright compress --recover`: the stage runs, survives a kill, and never gives a worse network to the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.folder import RunFolder
+from bitwright.runs.job import Job
+from bitwright.runs.recovery import FOLDER, RECOVERED, recovered, settings_of
+from bitwright.runs.request import CompressRequest
+from bitwright.runs.stages import nearest, reconstructed
+from compress.compressed import CompressedModel
+from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos, tiny_checkpoint
+
+
+def request(data: Path, folder: Path, **more: object) -> CompressRequest:
+    return CompressRequest.model_validate(
+        {
+            "checkpoint": tiny_checkpoint(folder), "device": DEVICE, "data": some_photos(data, folder / "photos"),
+            "out": folder / "run", "calibration_count": 8, "calibration_size": 32, "reconstruct": False, **more,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.engine
+def test_whole_job_with_recovery_reports_it(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, photos, out = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos"), tmp_path / "run"
+    ended = compress(capsys, net, photos, out, "--recover", "6")
+    assert ended.code == 0, ended.err
+    steps = read_json(out / "report.json")["plan"]["steps"] if "plan" in read_json(out / "report.json") else []
+    assert "6 steps of recovery training" in (out / "report.json").read_text(), steps
+    assert not (out / FOLDER).exists()
+
+
+def test_stage_improves_held_out_quality_and_hands_its_model_on(data: Path, tmp_path: Path) -> None:
+    given = request(data, tmp_path, recover=30)
+    with RunFolder.open(given) as run:
+        job = Job.open(given, run)
+        nearest(job)
+        reconstructed(job)
+        recovered(job)
+        values = run.values("recovered")
+        assert values["drop"] <= run.values("nearest")["drop"]
+        assert values["model"] == RECOVERED
+        model = CompressedModel.load(run.path / RECOVERED, job.graph)
+        reference = run.values("nearest")["float_quality"]
+        assert reference - job.evaluate(model.simulate()) == pytest.approx(values["drop"], abs=1e-9)
+
+
+def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: Path) -> None:
+    given = request(data, tmp_path)
+    with RunFolder.open(given) as run:
+        assert settings_of(Job.open(given, run)) is None
+    with pytest.raises(UsageError, match="give one of them"):
+        CompressRequest.model_validate({**given.model_dump(), "recover": 5, "recover_minutes": 1.0})
+    with pytest.raises(UsageError, match="--recover"):
+        CompressRequest.model_validate({**given.model_dump(), "recover": 0})

@@ -8,6 +8,7 @@ arm is timed in the faster of the two memory layouts, chosen by a trial; times a
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import statistics
 import sys
@@ -104,11 +105,10 @@ def with_fx(module: nn.Module, example: Tensor) -> nn.Module:
     """torch.ao's FX mode with its fused moving-average observers, 8 bits, per-channel weights."""
     import copy
 
-    from torch.ao.quantization import QConfigMapping, get_default_qat_qconfig
-    from torch.ao.quantization.quantize_fx import prepare_qat_fx
-
-    mapping = QConfigMapping().set_global(get_default_qat_qconfig("onednn"))
-    prepared: nn.Module = prepare_qat_fx(copy.deepcopy(module).train(), mapping, (example,))
+    ao = importlib.import_module("torch.ao.quantization")
+    prepare = importlib.import_module("torch.ao.quantization.quantize_fx").prepare_qat_fx
+    mapping = ao.QConfigMapping().set_global(ao.get_default_qat_qconfig("onednn"))
+    prepared: nn.Module = prepare(copy.deepcopy(module).train(), mapping, (example,))
     return prepared
 
 
@@ -116,14 +116,13 @@ def with_pt2e(module: nn.Module, example: Tensor) -> nn.Module:
     """torchao's PT2E with the x86 quantiser."""
     import copy
 
-    from torchao.quantization.pt2e import move_exported_model_to_train
-    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
+    pt2e = importlib.import_module("torchao.quantization.pt2e")
+    prepare = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e").prepare_qat_pt2e
+    x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
     exported = torch.export.export(copy.deepcopy(module).train(), (example,)).module()
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
-    prepared: nn.Module = prepare_qat_pt2e(exported, quantizer)
-    move_exported_model_to_train(prepared)
+    prepared: nn.Module = prepare(exported, quantizer)
+    pt2e.move_exported_model_to_train(prepared)
     return prepared
 
 
@@ -136,7 +135,9 @@ def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
     student = student_of(quantized(graph, images[:4].cpu()), graph)
     found = [Arm(FLOAT, free), Arm("bitwright, learned scales", student)]
     if compiled:
-        found += [Arm(f"{arm.name}, compiled", torch.compile(arm.network)) for arm in list(found)]
+        for arm in list(found):
+            network: Any = torch.compile(arm.network)
+            found.append(Arm(f"{arm.name}, compiled", network))
     found.append(Arm("Brevitas layers", with_brevitas(module)))
     found.append(Arm("torch.ao FX", with_fx(module, images)))
     if importlib.util.find_spec("torchao") is not None:

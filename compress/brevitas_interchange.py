@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +23,8 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.quantizers import Granularity, QuantFormat, QuantParams, fake_quantize
 
 PREFIX = "brevitas_"
+PLAIN: list[Any] = [[1, 1], [0, 0], [1, 1], 1]
+"""Stride, padding, dilation and groups of a convolution that states none."""
 
 
 class StoredQuantizer(nn.Module):
@@ -114,24 +117,24 @@ def _layer(name: str, node: fx.Node, weight: QuantizedWeight, bias: Tensor | Non
     if not weight.form.signed or not weight.form.symmetric:
         raise UsageError(f"layer {name}: Brevitas layers take symmetric signed weights; choose such a weight format")
     value = weight.values
-    quantizers = {
+    quantizers: dict[str, Any] = {
         "bias": bias is not None,
         "weight_quant": Int8WeightPerChannelFloat,
         "bias_quant": Int32Bias if bias is not None else None,
         "input_quant": Int8ActPerTensorFloat if form.signed else ShiftedUint8ActPerTensorFloat,
         "return_quant_tensor": False,
     }
-    settings = list(node.args[3:])
+    settings: list[Any] = list(node.args[3:])
     if node.target is aten.linear.default:
         layer = QuantLinear(value.shape[1], value.shape[0], **quantizers)
     elif node.target is aten.conv2d.default:
-        stride, padding, dilation, groups = settings + [[1, 1], [0, 0], [1, 1], 1][len(settings) :]
+        stride, padding, dilation, groups = settings + PLAIN[len(settings) :]
         layer = QuantConv2d(
             value.shape[1] * groups, value.shape[0], tuple(value.shape[2:]), tuple(stride), tuple(padding),
             tuple(dilation), groups, **quantizers,
         )  # fmt: skip
     elif node.target is aten.conv_transpose2d.input:
-        defaults = [[1, 1], [0, 0], [0, 0], 1, [1, 1]]
+        defaults: list[Any] = [[1, 1], [0, 0], [0, 0], 1, [1, 1]]
         stride, padding, extra, groups, dilation = settings + defaults[len(settings) :]
         layer = QuantConvTranspose2d(
             value.shape[0], value.shape[1] * groups, tuple(value.shape[2:]), tuple(stride), tuple(padding),
@@ -159,7 +162,7 @@ def from_brevitas(network: nn.Module, example: Tensor, *, architecture: str = "b
     from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer
 
     plain = copy.deepcopy(network).eval()
-    found: dict[str, nn.Module] = {}
+    found: dict[str, Any] = {}
     for name, module in list(plain.named_modules()):
         if isinstance(module, QuantWeightBiasInputOutputLayer):
             found[name] = module
@@ -217,7 +220,7 @@ def _bits(value: Tensor | float | None) -> int:
     return int(torch.as_tensor(value if value is not None else 0).item())
 
 
-def _plan_of(name: str, layer: nn.Module) -> LayerPlan:
+def _plan_of(name: str, layer: Any) -> LayerPlan:
     if not layer.input_quant.is_quant_enabled:
         raise UsageError(f"layer {name} has no input_quant, so it does not compute on integers; give it one")
     weight, activation = layer.weight_quant, layer.input_quant
@@ -238,7 +241,7 @@ def _plan_of(name: str, layer: nn.Module) -> LayerPlan:
     return LayerPlan(weight=form, activation=shape)
 
 
-def _weight(layer: nn.Module, form: QuantFormat) -> QuantizedWeight:
+def _weight(layer: Any, form: QuantFormat) -> QuantizedWeight:
     with torch.no_grad():
         quantized = layer.quant_weight()
         values, scale = quantized.value.detach(), quantized.scale.detach()
@@ -253,7 +256,7 @@ def _weight(layer: nn.Module, form: QuantFormat) -> QuantizedWeight:
     return QuantizedWeight(integers.to(container(form)), QuantParams(scale.clone(), zeros, axis), form)
 
 
-def _activation(layer: nn.Module) -> QuantParams:
+def _activation(layer: Any) -> QuantParams:
     with torch.no_grad():
         scale, zero = layer.input_quant.scale(), layer.input_quant.zero_point()
     return QuantParams(scale.reshape(()).clone(), torch.round(zero).reshape(()).to(torch.int32))

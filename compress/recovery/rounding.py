@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 aten = torch.ops.aten
 
@@ -26,7 +25,6 @@ class _RoundTensor(torch.autograd.Function):
     """y of x [N, ...], scale [1], integral zero point [1]; gradients to all three."""
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int) -> Tensor:
         if x.is_cuda:
             y = torch.fake_quantize_per_tensor_affine(x, scale, zero.to(torch.int32), qmin, qmax)
@@ -40,9 +38,7 @@ class _RoundTensor(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    @torch.amp.custom_bwd(device_type="cuda")
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         (g,) = gradients
         x, y, scale, zero = ctx.saved_tensors
         qmin, qmax = ctx.range
@@ -70,10 +66,10 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def round_activation(x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int) -> Tensor:
-    """Fake-quantise `x` [N, ...] with a learned scale [1] and a learned, unrounded zero point [1]."""
+    """Fake-quantise `x` [N, ...], in float32, with a learned scale [1] and a learned, unrounded zero point [1]."""
     settled = torch.clamp(torch.round(zero.detach()), qmin, qmax)
     rounded = settled + (zero - zero.detach()) if zero.requires_grad else settled
-    result = _RoundTensor.apply(x, scale, rounded, qmin, qmax)  # type: ignore[no-untyped-call]
+    result = _RoundTensor.apply(x.float(), scale, rounded, qmin, qmax)  # type: ignore[no-untyped-call]
     assert isinstance(result, Tensor)
     return result
 

@@ -157,7 +157,7 @@ class Trainer:
                     yield [at * batch + i for i in share]
                     at += 1
 
-        loader = DataLoader(self.data, batch_sampler=Indices(), num_workers=self.settings.workers)  # type: ignore[arg-type]
+        loader = DataLoader(self.data, batch_sampler=Indices(), num_workers=self.settings.workers)
         return iter(loader)
 
     def _affordable(self, per_step: float) -> int:

@@ -35,11 +35,12 @@ def job(words: list[str], resume: bool) -> ForkServerProcess:
 
 
 @pytest.mark.engine
-def test_killed_five_times_and_resumed(data: Path, tmp_path: Path) -> None:
-    net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
-    out = tmp_path / "run"
+@pytest.mark.parametrize(("runtime", "checkpoint"), [("openvino", None), ("onnxruntime", "espcn_x2.pth")])
+def test_killed_five_times_and_resumed(runtime: str, checkpoint: str | None, data: Path, tmp_path: Path) -> None:
+    net = data / "checkpoints" / checkpoint if checkpoint else tiny_checkpoint(tmp_path)
+    out, photos = tmp_path / "run", some_photos(data, tmp_path / "photos")
     words = ["compress", str(net), "--device", DEVICE, "--data", str(photos), "--out", str(out), *QUICK]
-    words += ["--iterations", str(ITERATIONS)]
+    words += ["--iterations", str(ITERATIONS), "--runtime", runtime]
     reference = job(words, resume=False)
     reference.join(120)
     assert finished(out / "journal.jsonl", "report")

@@ -1,0 +1,22 @@
+"""Settings of recovery training that make no sense are refused with the name of the field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bitwright.foundation.errors import UsageError
+from compress.recovery.settings import RecoverySettings
+
+SHORT = RecoverySettings(steps=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"steps": None}, "either steps or minutes"), ({"batch": 0}, "batch"), ({"ema": 1.0}, "ema"),
+     ({"output_weight": 0.0, "feature_weight": 0.0}, "weights of the losses")],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(SHORT, **change)  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ from bitwright.runs.curve_points import Proposal, alternatives
 from bitwright.runs.job import Job
 from compress.plan import Plan
 from search.sensitivity.cost import SeparableCost
-from search.sensitivity.front import solve_front
+from search.sensitivity.front import points_of, solve_front
 from search.sensitivity.groups import partition, ties
+from search.sensitivity.ladder import ladder
 from search.sensitivity.measure import all_options
 from search.sensitivity.measure import measure as measure_sensitivities
 from search.sensitivity.precision import Alternatives, assignment_of
@@ -100,7 +101,9 @@ def _family(
     tied = [group.layers for group in ties(choices.float_graph)]
     points, _, _ = solve_front(choices, {precision: allowed}, separable, quality, tied, BUDGETS)
     note(f"{len(points)} plans of int8 and {precision} on the predicted front")
-    mixed = [p for p in points if len(p.plan.quantized_layers) > 0 and p.predicted_ms > 0]
+    # On a network whose engines differ by less than the clock can tell, the front may be one plan: the ladder fills it.
+    rungs = points_of(choices, ladder(allowed, quality, tied), precision, separable.ms, quality, separable.source)
+    mixed = [p for p in (*points, *rungs) if len(p.plan.quantized_layers) > 0 and p.predicted_ms > 0]
     return [_Candidate(p.plan, p.predicted_ms, p.predicted_drop, separable.source) for p in mixed]
 
 

@@ -10,6 +10,9 @@ from deploy.engine import Engine, ExecutedCall
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from hw_profiles.kernel import Kernel
 
+RESIZES = frozenset({"Interpolate", "Resize", "Upsample"})
+"""What the runtimes call the kernels that resize."""
+
 
 def executed_kernels(engine: Engine, input_shape: tuple[int, ...]) -> tuple[Kernel, ...]:
     """All kernels of one inference in the order of execution, each call once; `input_shape`: [N, C, H, W].
@@ -43,9 +46,17 @@ def _kernel(call: ExecutedCall, exported: ExportedGraph, names: dict[str, str]) 
         macs=sum(shape.weights * _positions(call, shape.transposed, shape.linear) for shape in shapes),
         weight_elements=sum(shape.weights for shape in shapes),
         fused=tuple(sorted(op for op in others if op != call.op)),
+        mode=_resize_mode(call, exported),
         layers=tuple(names[origin] for origin in computed),
         implementation=call.kernel,
     )
+
+
+def _resize_mode(call: ExecutedCall, exported: ExportedGraph) -> str:
+    """Interpolation of a resize; a reordering around it also names the resize as its origin, but does not resize."""
+    if call.op not in RESIZES:
+        return ""
+    return next((mode for origin in call.origins if (mode := exported.resize_mode(origin))), "")
 
 
 def _positions(call: ExecutedCall, transposed: bool, linear: bool) -> int:

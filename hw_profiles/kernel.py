@@ -49,6 +49,9 @@ class Kernel(Part):
     macs: int = Field(default=0, ge=0, description="multiply-accumulates of the call")
     weight_elements: int = Field(default=0, ge=0)
     fused: tuple[str, ...] = ()
+    mode: str = Field(
+        default="", description="of a resize: nearest, linear or cubic, which differ in time many times over"
+    )
     layers: tuple[str, ...] = Field(default=(), description="layers of the plan that it computes; not part of the key")
     implementation: str = Field(default="", description="the runtime's name of the code that ran; not part of the key")
 

@@ -91,6 +91,13 @@ class ExportedGraph:
         layer = weight.removesuffix(".integers").removesuffix(".weight")
         return None if f"{layer}#2" in self.layers else self.layers.get(layer)
 
+    def resize_mode(self, node: str) -> str:
+        """How a resize finds its values, by its node's name: nearest, linear or cubic; empty for any other node."""
+        if node not in self.nodes or self.nodes[node].op_type not in {"Resize", "Upsample"}:
+            return ""
+        modes = (a.s.decode() for a in self.nodes[node].attribute if a.name == "mode")
+        return next(modes, "nearest")
+
     def behind(self, tensor: str, stop: Iterable[str]) -> tuple[str, ...]:
         """Names of the nodes that make `tensor`, back to the tensors in `stop` and to layers (included)."""
         ends, layers = frozenset(stop), frozenset(self.layers.values())

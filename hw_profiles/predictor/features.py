@@ -16,7 +16,7 @@ L2_BYTES = 2**20
 def family(kernel: Kernel) -> str:
     """What kernels are compared with each other: one operator in one precision; convolutions also by kind."""
     if not kernel.macs:
-        return f"{kernel.op} {kernel.precision}"
+        return f"{kernel.op} {kernel.mode} {kernel.precision}" if kernel.mode else f"{kernel.op} {kernel.precision}"
     window = kernel.window or (1, 1)
     kind = "grouped" if (kernel.groups or 1) > 1 else "pointwise" if window == (1, 1) else "spatial"
     return f"{kernel.op} {kernel.precision} {kind}"

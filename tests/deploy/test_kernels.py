@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from compress.compressed import CompressedModel
+from compress.graph import capture
 from compress.layer_table import LayerTable
 from compress.plan import Placement
 from deploy.audit import audit
@@ -15,7 +17,7 @@ from deploy.engine import Engine, FloatPrecision, Runtime
 from deploy.engines import build_engine, load_engine
 from deploy.engines.openvino_profile import block_means
 from deploy.kernels import executed_kernels
-from deploy.onnx_export import export_quantized
+from deploy.onnx_export import export_float, export_quantized
 from deploy.profiling import profile_engine, profile_kernels
 from deploy.profiling.timing import BLOCKS, REPLICAS
 
@@ -84,6 +86,27 @@ def test_tensors_between_openvino_kernels_have_their_executed_types(mixed_file: 
     boundaries = [k for k in kernels if not k.layers and {t.dtype for t in k.inputs} != {t.dtype for t in k.outputs}]
     assert boundaries, "a mixed plan has conversions"
     assert all(t.dtype == "fp32" for t in (kernels[0].inputs[0], kernels[-1].outputs[0]))
+
+
+class _Enlarge(nn.Module):
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode, self.conv = mode, nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.conv(x), scale_factor=2, mode=self.mode)
+
+
+@runtimes
+def test_a_nearest_and_a_bilinear_resize_are_different_kernels(runtime: Runtime, tmp_path: Path) -> None:
+    found = {}
+    for mode in ("nearest", "bilinear"):
+        export_float(capture(_Enlarge(mode).eval(), torch.rand(SHAPE)), torch.rand(SHAPE), tmp_path / f"{mode}.onnx")
+        kernels = executed_kernels(built(tmp_path / f"{mode}.onnx", tmp_path / mode, runtime), SHAPE)
+        (found[mode],) = (k for k in kernels if k.op in {"Interpolate", "Resize", "Upsample"})
+        assert all(kernel.mode == "" for kernel in kernels if kernel is not found[mode])
+    assert (found["nearest"].mode, found["bilinear"].mode) == ("nearest", "linear")
+    assert found["nearest"].key != found["bilinear"].key
 
 
 @runtimes

@@ -52,6 +52,7 @@ def test_killed_five_times_and_resumed(runtime: str, checkpoint: str | None, dat
     shutil.rmtree(out)
 
     moments = random.Random(20_26)
+    blocks = out / "work" / "blocks"
     blocks_were_left = False
     for turn, stage in enumerate(KILLED_IN):
         process = job(words, resume=turn > 0)
@@ -59,12 +60,16 @@ def test_killed_five_times_and_resumed(runtime: str, checkpoint: str | None, dat
         deadline = time.monotonic() + 60
         while before and not finished(out / "journal.jsonl", before[-1]) and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0.3, 0.8) * seconds[stage])
+        if stage == "reconstructed":  # right behind a block, so that the next turn has one to go on from
+            while not any(blocks.glob("*.safetensors")) and process.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.002)
+        else:
+            time.sleep(moments.uniform(0.3, 0.8) * seconds[stage])
         process.kill()
         process.join(10)
         assert process.exitcode == -9, f"the job had ended before it was killed in {stage}"
         assert not finished(out / "journal.jsonl", "report")
-        blocks_were_left |= any((out / "work" / "blocks").glob("*.safetensors"))
+        blocks_were_left |= any(blocks.glob("*.safetensors"))
     assert blocks_were_left
 
     last = job(words, resume=True)

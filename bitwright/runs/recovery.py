@@ -25,8 +25,8 @@ def settings_of(job: Job) -> RecoverySettings | None:
         return RecoverySettings(
             steps=steps, minutes=minutes, batch=64, output=OutputLoss.KL, feature_weight=0.0, seed=request.seed
         )
-    # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of 0.03
-    # gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
+    # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of
+    # 0.03 gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
     return RecoverySettings(
         steps=steps, minutes=minutes, batch=8, scale_rate=1e-3, zero_rate=0.02, bias_rate=0.02, ema=0.98,
         feature_weight=0.01, channels_last=True, seed=request.seed,

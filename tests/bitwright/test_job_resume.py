@@ -47,7 +47,7 @@ def kill_in(out: Path, words: list[str], stage: str, before: list[str], delay: f
             if resume:
                 shutil.copytree(kept, out)
         process = job(words, resume)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         while before and not finished(out / "journal.jsonl", before[-1]) and time.monotonic() < deadline:
             time.sleep(0.01)
         if stage == "reconstructed":  # right behind a block, so that the next turn has one to go on from
@@ -72,7 +72,7 @@ def test_killed_five_times_and_resumed(runtime: str, checkpoint: str | None, dat
     words = ["compress", str(net), "--device", DEVICE, "--data", str(photos), "--out", str(out), *QUICK]
     words += ["--iterations", str(ITERATIONS), "--runtime", runtime]
     reference = job(words, resume=False)
-    reference.join(120)
+    reference.join(300)
     assert finished(out / "journal.jsonl", "report")
     expected = {name: (out / name).read_bytes() for name in ARTEFACTS}
     journal = Journal(out)
@@ -91,7 +91,7 @@ def test_killed_five_times_and_resumed(runtime: str, checkpoint: str | None, dat
     assert blocks_were_left
 
     last = job(words, resume=True)
-    last.join(120)
+    last.join(300)
     assert finished(out / "journal.jsonl", "report")
     assert not list(out.rglob(".*.part"))
     different = [name for name in ARTEFACTS if (out / name).read_bytes() != expected[name]]

@@ -136,7 +136,7 @@ def _designed(job: Job) -> dict[str, Plan]:
             integer=integer,
             floats=[FloatPrecision(precision)],
             placement=plan.placement,
-            mixed=1 if index == 0 else 0,
+            mixed=(0,) if index == 0 else (),
         )
         found |= {f"{precision}-{name}": one for name, one in made.items()}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,17 @@ from compress.plan import LayerPlan, Plan
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines.runtime_packages import runtime_version
 from deploy.environment import Environment
-from deploy.profiling import SIZES, Circumstances, Session, Subject, grid_names, grid_subject, profiling_plans
+from deploy.profiling import (
+    Circumstances,
+    Session,
+    Subject,
+    grid_mixed,
+    grid_names,
+    grid_plans,
+    grid_sizes,
+    grid_subject,
+    profiling_plans,
+)
 from hw_profiles import DeviceProfile, load_profile
 from hw_profiles.latency_table import LatencyTable, NetworkRow
 from workloads.classification.task import Classification
@@ -26,8 +36,7 @@ DEFAULT_SIZES = ((64, 64), (128, 128))
 """Heights and widths that checkpoints are profiled at; the grid has sizes of its own."""
 
 _TRACE_SIDE = 64
-_MIXED = 2
-_GRID_MIXED = 1
+_MIXED = (0, 1)
 _NETWORK_SECONDS = 15.0
 _PLAN_SECONDS = 6.0
 _ENGINE_SECONDS = 8.0
@@ -43,9 +52,13 @@ class Target:
     sizes: tuple[tuple[int, int], ...]
 
     @property
-    def mixed(self) -> int:
-        """Number of its randomly mixed plans."""
-        return _GRID_MIXED if self.checkpoint is None else _MIXED
+    def mixed(self) -> tuple[int, ...]:
+        """Seeds of its randomly mixed plans."""
+        return grid_mixed(self.name) if self.checkpoint is None else _MIXED
+
+    def wanted(self, plans: Sequence[str]) -> tuple[str, ...]:
+        """Which of the plans it is measured under."""
+        return grid_plans(self.name, plans) if self.checkpoint is None else tuple(plans)
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class Bench:
         table = LatencyTable.load(request.out) if request.out.exists() else LatencyTable()
         sizes = request.sizes or DEFAULT_SIZES
         targets = [Target(f"{path.stem}-{sha256_file(path)[:8]}", path, sizes) for path in request.checkpoints]
-        targets += [Target(name, None, request.sizes or SIZES) for name in grid_names() if request.grid]
+        targets += [Target(name, None, request.sizes or grid_sizes(name)) for name in grid_names() if request.grid]
         return Bench(
             request,
             Session(table, request.out, where, request.seconds, request.redo_noisy),
@@ -92,23 +105,24 @@ class Bench:
         """The float precisions that the runtime executes natively, the fastest first."""
         return tuple(dict.fromkeys((float_precision(self.profile, self.runtime), FloatPrecision.FP32)))
 
-    def plans(self, integer: dict[str, LayerPlan], layers: tuple[str, ...], name: str, mixed: int) -> dict[str, Plan]:
+    def plans(self, integer: dict[str, LayerPlan], layers: tuple[str, ...], target: Target) -> dict[str, Plan]:
         """The plans that a network is profiled under; `integer`: formats of the layers with integer kernels."""
-        return profiling_plans(
+        plans = profiling_plans(
             layers,
-            architecture=name,
+            architecture=target.name,
             device=self.profile.id,
             runtime=self.runtime.value,
             integer=integer,
             floats=self.floats,
             placement=default_placement(self.runtime),
-            mixed=mixed,
+            mixed=target.mixed,
         )
+        return {name: plans[name] for name in target.wanted(tuple(plans))}
 
     def missing(self, target: Target) -> list[tuple[str, tuple[int, int]]]:
         """Plan and size of what the table lacks of a target, told from names alone, so without loading it."""
         pretend = dict.fromkeys(("first", "second"), LayerPlan())
-        plans = self.plans(pretend, tuple(pretend), target.name, target.mixed)
+        plans = self.plans(pretend, tuple(pretend), target)
         return [(p, s) for p in plans for s in target.sizes if not self.session.measured_at(target.name, p, s)]
 
 
@@ -142,7 +156,7 @@ def _measure(bench: Bench, target: Target) -> Iterator[NetworkRow]:
     table = LayerTable.from_graph(subject.graph, subject.example)
     rules = {row.name: integer_rule(bench.profile, row.op, bench.runtime) for row in table.rows}
     integer = {name: layer_plan(rule) for name, rule in rules.items() if rule is not None}
-    plans = bench.plans(integer, subject.layers, subject.architecture, target.mixed)
+    plans = bench.plans(integer, subject.layers, target)
     for row in bench.session.profile(subject, plans, [(1, channels, *size) for size in sizes]):
         noise = ", while others kept the machine busy" if row.noisy else ""
         note(f"{row.source}: {row.ms.p50:.2f} ms, kernels add up to {row.kernels_share:.2f} of it{noise}")

@@ -6,7 +6,7 @@
 - `Session`: measures what a table lacks
 """
 
-from deploy.profiling.grid import SIZES, grid_names, grid_subject
+from deploy.profiling.grid import grid_mixed, grid_names, grid_plans, grid_sizes, grid_subject
 from deploy.profiling.plans import profiling_plans
 from deploy.profiling.rows import Circumstances
 from deploy.profiling.session import Session
@@ -14,12 +14,14 @@ from deploy.profiling.subject import Subject
 from deploy.profiling.timing import EngineTimes, profile_engine, profile_kernels
 
 __all__ = [
-    "SIZES",
     "Circumstances",
     "EngineTimes",
     "Session",
     "Subject",
+    "grid_mixed",
     "grid_names",
+    "grid_plans",
+    "grid_sizes",
     "grid_subject",
     "profile_engine",
     "profile_kernels",

@@ -1,16 +1,25 @@
-"""The grid: synthetic networks whose kernels cover the shapes of super-resolution, a few dozen in each network."""
+"""The grid: synthetic networks whose kernels cover the shapes of super-resolution, a few dozen in each network.
+
+A chain for each width holds every window and activation once; sampled networks hold them as real networks do.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deploy.profiling.sampled import sampled_network, sampled_sizes
 from deploy.profiling.subject import Subject
 
 CHANNELS = (8, 16, 24, 32, 48, 50, 64, 96, 128)
-SIZES = ((32, 32), (64, 64), (128, 128), (180, 320))
-"""Height and width of the grid's inputs."""
+SAMPLED = 40
+"""Number of sampled networks."""
+
+_CHAIN_SIZES = ((32, 32), (64, 64), (128, 128), (180, 320))
+_TRACE_SIDE = 64
 
 _WIDEST_OF_FIVE = 64
 """Wider 5x5 convolutions take seconds and occur in no network that is meant for a device."""
@@ -67,19 +76,39 @@ class Chain(nn.Module):
 
 def grid_names() -> tuple[str, ...]:
     """Names of the grid's networks."""
-    return tuple(_name(channels) for channels in CHANNELS)
+    return (*(f"grid-s{seed:02}" for seed in range(SAMPLED)), *(f"grid-c{channels}" for channels in CHANNELS))
 
 
 def grid_subject(name: str) -> Subject:
-    """A network of the grid, with the same weights each time; scales 4 and 2 take turns with the width."""
-    index = grid_names().index(name)
-    channels = CHANNELS[index]
+    """A network of the grid, with the same weights each time; the chains' scales 4 and 2 take turns with the width."""
+    seed, example = _seed(name), torch.rand(1, 3, _TRACE_SIDE, _TRACE_SIDE)
+    if seed < SAMPLED:
+        return Subject.of(name, name, sampled_network(seed), example)
+    index = seed - SAMPLED
     with torch.random.fork_rng():
-        torch.manual_seed(channels)
-        module = Chain(channels, 2 if index % 2 else 4).eval()
-        example = torch.rand(1, 3, 64, 64)
+        torch.manual_seed(CHANNELS[index])
+        module = Chain(CHANNELS[index], 2 if index % 2 else 4).eval()
     return Subject.of(name, name, module, example)
 
 
-def _name(channels: int) -> str:
-    return f"grid-c{channels}"
+def grid_sizes(name: str) -> tuple[tuple[int, int], ...]:
+    """The two heights and widths of the inputs that a network of the grid is measured at; the sizes take turns."""
+    seed = _seed(name)
+    return sampled_sizes(seed) if seed < SAMPLED else _CHAIN_SIZES[seed % 2 :: 2]
+
+
+def grid_mixed(name: str) -> tuple[int, ...]:
+    """Seed of the randomly mixed plan of a network of the grid; no two networks share it."""
+    return (_seed(name),)
+
+
+def grid_plans(name: str, plans: Sequence[str]) -> tuple[str, ...]:
+    """Every second of the plans; those of even networks start with the first one.
+
+    In the same time, more networks teach more than more plans of each.
+    """
+    return tuple(plans[_seed(name) % 2 :: 2])
+
+
+def _seed(name: str) -> int:
+    return grid_names().index(name)

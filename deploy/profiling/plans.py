@@ -21,10 +21,10 @@ def profiling_plans(
     integer: Mapping[str, LayerPlan],
     floats: Sequence[FloatPrecision],
     placement: Placement,
-    mixed: int = 2,
+    mixed: Sequence[int] = (0, 1),
 ) -> dict[str, Plan]:
     """Plans by short names: all layers in each float precision; all on integers with each float precision for the rest;
-    every second layer on integers; `mixed` random choices of layers (seeds 0, 1 ...).
+    every second layer on integers; a random choice of layers for each seed in `mixed`.
 
     `floats`: the float precisions that the runtime has, the fastest first; mixed plans use that one. `integer`: the
     formats of each layer that the device executes on integers; the others stay in float.
@@ -49,7 +49,7 @@ def profiling_plans(
         plans[INTEGER if index == 0 else f"{INTEGER}-{precision.value}"] = plan(set(able), precision)
     if len(able) > 1:
         plans[ALTERNATING] = plan(set(able[::2]), floats[0])
-        for seed in range(mixed):
+        for seed in mixed:
             generator = random.Random(seed)
             share = generator.uniform(0.25, 0.75)
             chosen = {name for name in able if generator.random() < share}

@@ -10,7 +10,17 @@ from torch import Tensor, fx
 from bitwright.foundation.errors import GraphError
 from compress.biases import give_biases
 from compress.equalization import layer_groups, output_view
-from compress.graph import aten, bias_name, clone, is_layer, rebuild, set_tensor, tensor, weight_name
+from compress.graph import (
+    aten,
+    bias_name,
+    clone,
+    is_layer,
+    owns_tensors,
+    rebuild,
+    set_tensor,
+    tensor,
+    weight_name,
+)
 
 IDENTITIES = {aten.clone.default, aten.detach.default, aten.alias.default, aten.contiguous.default,
               aten.lift_fresh_copy.default}  # fmt: skip
@@ -77,17 +87,6 @@ def _constant(graph_module: fx.GraphModule, argument: object) -> Tensor | None:
     return tensor(graph_module, str(argument.target)).double()
 
 
-def _owns_tensors(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether nothing else reads the layer's weight and bias, so that they may change."""
-    names = {weight_name(node), bias_name(node)} - {None}
-    return all(
-        user is node
-        for n in graph_module.graph.nodes
-        if n.op == "get_attr" and str(n.target) in names
-        for user in n.users
-    )
-
-
 def _change(graph_module: fx.GraphModule, node: fx.Node, weight: Tensor, bias: Tensor) -> None:
     """Replace a layer's weight and bias, float64 in; a layer without a bias gets one."""
     give_biases(graph_module, {weight_name(node)})
@@ -110,7 +109,7 @@ def _fold_norm(graph_module: fx.GraphModule, norm: fx.Node) -> bool:
     layer, in_training = norm.args[0], norm.target is aten.batch_norm.default and norm.args[5]
     if in_training or not isinstance(layer, fx.Node) or not is_layer(layer) or len(layer.users) != 1:
         return False
-    if not _owns_tensors(graph_module, layer):
+    if not owns_tensors(graph_module, layer):
         return False
     gain, shift, mean, variance = (_constant(graph_module, a) for a in norm.args[1:5])
     if mean is None or variance is None:
@@ -153,7 +152,7 @@ def _fold_pointwise(graph_module: fx.GraphModule, first: fx.Node) -> str | None:
     second = next(iter(first.users))
     if not is_layer(second) or second.args[0] is not first or second.target is not aten.conv2d.default:
         return None
-    if not (_owns_tensors(graph_module, first) and _owns_tensors(graph_module, second)):
+    if not (owns_tensors(graph_module, first) and owns_tensors(graph_module, second)):
         return None
     a, b = (tensor(graph_module, weight_name(n)).double() for n in (first, second))
     bias_a, bias_b = _bias(graph_module, first, a.shape[0]), _bias(graph_module, second, b.shape[0])

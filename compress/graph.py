@@ -127,6 +127,17 @@ def layer_nodes(graph_module: fx.GraphModule) -> Iterator[tuple[str, fx.Node]]:
             yield (owner if calls[owner] == 1 else f"{owner}#{calls[owner]}"), node
 
 
+def owns_tensors(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether nothing else reads the layer's weight and bias, so that they may change."""
+    names = {weight_name(node), bias_name(node)} - {None}
+    return all(
+        user is node
+        for n in graph_module.graph.nodes
+        if n.op == "get_attr" and str(n.target) in names
+        for user in n.users
+    )
+
+
 def tensor(graph_module: fx.GraphModule, name: str) -> Tensor:
     """A parameter or buffer by qualified name."""
     owner, _, leaf = name.rpartition(".")

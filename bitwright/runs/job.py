@@ -13,14 +13,12 @@ from torch import Tensor, fx
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.request import CompressRequest
-from compress.biases import give_biases
 from compress.equality import prove_equal
-from compress.folding import fold
-from compress.graph import capture, layer_nodes, load_graph, weight_name
+from compress.graph import capture, layer_nodes, load_graph
 from compress.layer_table import LayerTable
 from compress.plan import LayerPlan, Placement, Plan
+from compress.preparation import prepare
 from compress.quantizers import Granularity, QuantFormat
-from compress.shuffle import move_activation_before_shuffle
 from deploy.engine import FloatPrecision, Runtime
 from hw_profiles import DeviceProfile, Op, PrecisionRule, TensorFormat, installed_runtimes, load_profile
 from search.layer_sensitivity import Evaluate, evaluator
@@ -58,9 +56,7 @@ class Job:
         side = max(TRACE_SIDE, loaded.workload.min_input_side)
         example = loaded.workload.example_input(side, side)
         original = capture(loaded.module, example)
-        folded, _ = fold(original)
-        graph, _ = move_activation_before_shuffle(folded)
-        give_biases(graph, {weight_name(node) for _, node in layer_nodes(graph)})
+        graph = prepare(original)
         least = loaded.workload.min_input_side
         probe = loaded.workload.example_input(*(max(least, s) for s in PROBE_SIZE))
         prove_equal(original, graph, example if isinstance(loaded.workload, Classification) else probe)

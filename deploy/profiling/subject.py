@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from compress.biases import give_biases
 from compress.compressed import CompressedModel
-from compress.folding import fold
-from compress.graph import capture, layer_nodes, weight_name
+from compress.graph import capture, layer_nodes
 from compress.placement import place
 from compress.plan import Plan
+from compress.preparation import prepare
 from compress.ranges import RangeMethod, set_ranges
-from compress.shuffle import move_activation_before_shuffle
 from compress.statistics import TensorStatistics, collect
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import build_engine
@@ -37,11 +35,8 @@ class Subject:
 
     @staticmethod
     def of(name: str, architecture: str, module: nn.Module, example: Tensor) -> Subject:
-        """Capture `module`, fold its normalisations, move activations before shuffles, and give each layer a bias."""
-        folded, _ = fold(capture(module, example))
-        graph, _ = move_activation_before_shuffle(folded)
-        give_biases(graph, {weight_name(node) for _, node in layer_nodes(graph)})
-        return Subject(name, architecture, graph, example)
+        """Capture `module` and prepare it as every compression does."""
+        return Subject(name, architecture, prepare(capture(module, example)), example)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """What a step of quantisation-aware training costs: `python -m benchmarks.qat_step --data-root DIR`.
 
 One forward and backward pass with an optimiser step of the same network on the same batch: float, our learned scales,
-Brevitas' layers, torch.ao's FX mode and, where it is installed, torchao's PT2E; all interleaved in one process. Each
-arm is timed in the faster of the two memory layouts, chosen by a trial; times are process CPU times.
+torch's fused kernels with nothing around them, Brevitas' layers, torch.ao's FX mode and, where it is installed,
+torchao's PT2E; all interleaved in one process. Each arm is timed in the faster of the two memory layouts, chosen by a
+trial; times are process CPU times.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import statistics
 import sys
@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 
 from benchmarks import command
 from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.qat_peers import with_brevitas, with_fused_lsq, with_fx, with_pt2e
 from compress.compressed import CompressedModel
 from compress.folding import fold
 from compress.graph import capture, clone, layer_nodes
@@ -80,52 +81,6 @@ def quantized(graph: fx.GraphModule, inputs: Tensor) -> CompressedModel:
     return set_ranges(graph, plan, seen, RangeMethod.MINMAX, RangeMethod.MINMAX)
 
 
-def with_brevitas(module: nn.Module) -> nn.Module:
-    """The network with Brevitas' convolutions: per-channel int8 weights and uint8 inputs, both learned."""
-    import copy
-
-    from brevitas.nn import QuantConv2d
-    from brevitas.quant import Int8WeightPerChannelFloat, ShiftedUint8ActPerTensorFloat
-
-    network = copy.deepcopy(module)
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Conv2d):
-            quantised = QuantConv2d(
-                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
-                layer.groups, bias=layer.bias is not None, weight_quant=Int8WeightPerChannelFloat,
-                input_quant=ShiftedUint8ActPerTensorFloat, input_collect_stats_steps=1,
-            )  # fmt: skip
-            quantised.load_state_dict(layer.state_dict(), strict=False)
-            owner, _, leaf = name.rpartition(".")
-            setattr(network.get_submodule(owner), leaf, quantised)
-    return network.train()
-
-
-def with_fx(module: nn.Module, example: Tensor) -> nn.Module:
-    """torch.ao's FX mode with its fused moving-average observers, 8 bits, per-channel weights."""
-    import copy
-
-    ao = importlib.import_module("torch.ao.quantization")
-    prepare = importlib.import_module("torch.ao.quantization.quantize_fx").prepare_qat_fx
-    mapping = ao.QConfigMapping().set_global(ao.get_default_qat_qconfig("onednn"))
-    prepared: nn.Module = prepare(copy.deepcopy(module).train(), mapping, (example,))
-    return prepared
-
-
-def with_pt2e(module: nn.Module, example: Tensor) -> nn.Module:
-    """torchao's PT2E with the x86 quantiser."""
-    import copy
-
-    pt2e = importlib.import_module("torchao.quantization.pt2e")
-    prepare = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e").prepare_qat_pt2e
-    x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
-    exported = torch.export.export(copy.deepcopy(module).train(), (example,)).module()
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
-    prepared: nn.Module = prepare(exported, quantizer)
-    pt2e.move_exported_model_to_train(prepared)
-    return prepared
-
-
 def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
     """All arms that are installed here."""
     graph, _ = fold(capture(module, images[:1].cpu()))
@@ -138,6 +93,7 @@ def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
         for arm in list(found):
             network: Any = torch.compile(arm.network)
             found.append(Arm(f"{arm.name}, compiled", network))
+    found.append(Arm("torch's fused LSQ kernels", with_fused_lsq(module)))
     found.append(Arm("Brevitas layers", with_brevitas(module)))
     found.append(Arm("torch.ao FX", with_fx(module, images)))
     if importlib.util.find_spec("torchao") is not None:

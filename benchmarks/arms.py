@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,8 +112,8 @@ def claim(network: Network, decisive: Mapping[str, JsonValue]) -> None:
     write_json(path, wanted)
 
 
-def finished(network: Network, arm: Arm) -> ArmRecord:
-    """The record of an arm: read if it is there, else made and written."""
+def finished(network: Network, arm: Arm, sets: Sequence[str] = TEST_SETS) -> ArmRecord:
+    """The record of an arm: read if it is there, else made, evaluated on the test sets `sets`, and written."""
     folder = network.work / slug(arm.name)
     path = folder / RECORD
     if path.is_file():
@@ -130,7 +130,7 @@ def finished(network: Network, arm: Arm) -> ArmRecord:
         preparation_s=prepared.preparation_s,
         int8_layers=done,
         layers=total,
-        quality={name: score(network, engine, network.test / name) for name in TEST_SETS},
+        quality={name: score(network, engine, network.test / name) for name in sets},
         details=prepared.details,
     )
     write_text(path, record.model_dump_json(indent=1) + "\n")

@@ -65,14 +65,14 @@ def arms_of(network: Network, settings: Settings) -> list[Arm]:
     """All arms, the baseline first."""
     modes = [Mode.DEFAULT, Mode.MIXED, *([Mode.ACCURACY_CONTROL] if settings.accuracy_control else [])]
     arms = [
-        Arm(BASELINE, partial(_onnxruntime_float, network, settings)),
+        Arm(BASELINE, partial(onnxruntime_float, network, settings)),
         Arm("openvino bf16", partial(_openvino_float, network, settings)),
     ]
     for mode in modes:
         for precision in (FloatPrecision.FP32, FloatPrecision.BF16):
             name = f"{mode.value}, rest {precision.value}"
             arms.append(Arm(name, partial(_nncf, network, settings, mode, precision)))
-    arms += [Arm(f"bitwright {drop:g} dB", partial(_bitwright, network, settings, drop)) for drop in settings.drops]
+    arms += [Arm(f"bitwright {drop:g} dB", partial(bitwright_arm, network, settings, drop)) for drop in settings.drops]
     return arms
 
 
@@ -84,7 +84,8 @@ def _export(network: Network, folder: Path) -> Path:
     return path
 
 
-def _onnxruntime_float(network: Network, settings: Settings, folder: Path) -> Prepared:
+def onnxruntime_float(network: Network, settings: Settings, folder: Path) -> Prepared:
+    """The network as it is, in ONNX Runtime."""
     started = time.monotonic()
     path = _export(network, folder)
     build_engine(path, folder, runtime=Runtime.ONNXRUNTIME, profile=settings.device)
@@ -147,7 +148,7 @@ def compress_command(network: Network, settings: Settings, drop: float, run: Pat
     return words
 
 
-def _bitwright(network: Network, settings: Settings, drop: float, folder: Path) -> Prepared:
+def bitwright_arm(network: Network, settings: Settings, drop: float, folder: Path) -> Prepared:
     """Run the command to its end, or on from where it was stopped; a broken promise is a result, not a failure."""
     run = folder / "run"
     folder.mkdir(parents=True, exist_ok=True)

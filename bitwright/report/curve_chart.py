@@ -92,7 +92,7 @@ def _draw(axes: Axes, curve: TradeoffCurve) -> None:
     shape = "×".join(map(str, curve.input_shape))
     threads = f"{curve.threads} thread" + ("s" if curve.threads > 1 else "")
     axes.set_xlabel(f"measured latency, ms  ({shape}, {threads}; bars: 95 % interval)")
-    axes.set_ylabel(f"{curve.metric} on {curve.dataset.folder}, {curve.unit}")
+    axes.set_ylabel(f"{curve.metric} on {curve.dataset.words}, {curve.unit}")
     axes.set_title(curve.model.architecture, loc="left", fontsize=11, fontweight="bold")
     where = f"{curve.device.id}, {curve.runtime} {curve.runtime_version.split('-')[0]}"
     axes.set_title(where, loc="right", fontsize=8, color=_SOFT)

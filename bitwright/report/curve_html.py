@@ -27,7 +27,7 @@ def build_html(curve: TradeoffCurve) -> str:
     data = {
         "metric": curve.metric,
         "unit": curve.unit,
-        "dataset": curve.dataset.folder,
+        "dataset": curve.dataset.words,
         "baseline": curve.baseline,
         "chosen": curve.chosen.point if curve.chosen is not None else None,
         "kinds": {kind.value: {"word": WORDS[kind], "colour": COLOURS[kind]} for kind in WORDS},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from bitwright.foundation.version import VERSION
-from bitwright.report.schema import Dataset, Device, ModelInfo
+from bitwright.report.schema import Device, ModelInfo
 from bitwright.report.tradeoff_curve import (
     CurvePoint,
     Front,
@@ -19,8 +19,8 @@ from bitwright.report.tradeoff_curve import (
 from bitwright.runs.built import AUDIT, PLAN
 from bitwright.runs.curve_points import BASELINE, Proposal, load_quality, size_bytes
 from bitwright.runs.curve_timing import Session, latency_of
-from bitwright.runs.inputs import folder_hash
 from bitwright.runs.job import Job
+from bitwright.runs.reporting import dataset_of
 from compress.layer_table import LayerTable
 from compress.plan import Plan
 from deploy.audit import Audit
@@ -77,7 +77,6 @@ def curve_of(
     job: Job, points: Sequence[CurvePoint], done: Sequence[Session], command: Sequence[str], warnings: Sequence[str]
 ) -> TradeoffCurve:
     """The curve of a run, before a point is picked."""
-    folder = job.request.eval_data or job.request.data
     first = done[0].result.measurement(BASELINE)
     environment = done[0].result.environment
     spec = read_spec(job.run.path / points[-1].engine)
@@ -95,7 +94,7 @@ def curve_of(
         runtime_version=spec.runtime_version,
         metric=job.loaded.workload.metric,
         unit=job.loaded.workload.unit,
-        dataset=Dataset(folder=folder.name, n=len(job.eval_samples), data_hash=folder_hash(folder)),
+        dataset=dataset_of(job),
         held_out=f"{len(job.held_out)} held-out samples of {job.request.data.name}",
         input_shape=first.input_shape,
         threads=first.threads,

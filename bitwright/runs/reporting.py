@@ -103,7 +103,6 @@ def report(job: Job) -> Report:
 def _quality(job: Job) -> Quality:
     record = load_quality(job.run.path)
     torch_side, engine = record.verify.torch, record.verify.engine
-    folder = job.request.eval_data or job.request.data
     held = f"{len(job.held_out)} held-out samples of {job.request.data.name}"
     return Quality(
         metric=engine.metric,
@@ -113,13 +112,16 @@ def _quality(job: Job) -> Quality:
         engine=_score(engine),
         drop=record.float_quality.mean - engine.mean,
         torch_engine_gap=abs(record.verify.gap),
-        dataset=Dataset(
-            folder=folder.name,
-            n=_images(job),
-            data_hash=folder_hash(folder),
-            held_out=job.request.eval_data is None,
-        ),
+        dataset=dataset_of(job),
         decided_on=held,
+    )
+
+
+def dataset_of(job: Job) -> Dataset:
+    """The images that quality is reported on."""
+    folder = job.request.eval_data or job.request.data
+    return Dataset(
+        folder=folder.name, n=_images(job), data_hash=folder_hash(folder), held_out=job.request.eval_data is None
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,15 +112,31 @@ def profile_engine(
 def _together(parts: list[CallTimes]) -> tuple[tuple[ExecutedCall, ...], tuple[tuple[float, ...], ...]]:
     """The calls that every replica tells of, with their times in all blocks of all replicas.
 
-    A call of less than a microsecond may be told of by some replicas only.
+    A call of less than a microsecond may be told of by some replicas only. Names do not tell which call is which: a
+    runtime makes some of them up anew each time it compiles.
     """
-    blocks: dict[str, list[float]] = {}
+    blocks: dict[tuple[ExecutedCall, int], list[float]] = {}
     for part in parts:
-        for call, times in zip(part.calls, zip(*part.blocks_ms, strict=True), strict=True):
-            blocks.setdefault(call.name, []).extend(times)
+        for call, times in zip(_numbered(part.calls), zip(*part.blocks_ms, strict=True), strict=True):
+            blocks.setdefault(call, []).extend(times)
     complete = sum(len(part.blocks_ms) for part in parts)
-    calls = tuple(call for call in parts[0].calls if len(blocks[call.name]) == complete)
-    return calls, tuple(tuple(blocks[call.name]) for call in calls)
+    kept = [
+        (call, tuple(blocks[key]))
+        for call, key in zip(parts[0].calls, _numbered(parts[0].calls), strict=True)
+        if len(blocks[key]) == complete
+    ]
+    return tuple(call for call, _ in kept), tuple(times for _, times in kept)
+
+
+def _numbered(calls: Sequence[ExecutedCall]) -> list[tuple[ExecutedCall, int]]:
+    """Each call without its name, and how many equal ones ran before it."""
+    seen: Counter[ExecutedCall] = Counter()
+    found = []
+    for call in calls:
+        nameless = call.model_copy(update={"name": ""})
+        found.append((nameless, seen[nameless]))
+        seen[nameless] += 1
+    return found
 
 
 def profile_kernels(

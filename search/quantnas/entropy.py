@@ -35,7 +35,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def sparsity_loss(logits: Iterable[Tensor], kind: Sparsity, reduction: EntropyReduction) -> Tensor:
-    """The term before its coefficient; `logits` of each layer that is searched, shared ones once for each cell."""
+    """The term before its coefficient; `logits`: one vector for each choice, those that cells share once."""
     terms = []
     for one in logits:
         if kind is Sparsity.ENTROPY:

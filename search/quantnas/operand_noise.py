@@ -7,8 +7,9 @@ that draw is kept for the backward pass, where only the mixture q asks for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +66,18 @@ def steps_of(x: Tensor, bits: tuple[int, ...], settings: QuantSettings, *, signe
     return torch.stack(steps)
 
 
+def stacked_steps(weights: Sequence[Tensor], bits: tuple[int, ...], settings: QuantSettings) -> Tensor:
+    """`steps_of` of several weights, [weights, B]."""
+    if not weights:
+        return torch.zeros(0, len(bits))
+    if settings.range is not NoiseRange.MINMAX:
+        return torch.stack([steps_of(weight, bits, settings, signed=True) for weight in weights])
+    with torch.no_grad():
+        ends = [torch.aminmax(weight) for weight in weights]
+        ranges = torch.stack([end for pair in ends for end in pair]).view(-1, 2)
+        return (ranges[:, 1] - ranges[:, 0])[:, None] * _shares(bits, ranges.device)
+
+
 def _shares(bits: tuple[int, ...], device: torch.device) -> Tensor:
     key = (bits, device)
     if key not in _SHARES:
@@ -82,44 +95,55 @@ def merged_std(q: Tensor, steps: Tensor, scale: float) -> Tensor:
     return scale * norm
 
 
+class Scalar(NamedTuple):
+    """A number for autograd and, on a CPU, for kernels too: there, fused kernels take it as an argument."""
+
+    tensor: Tensor
+    value: float | None
+
+
+def scalars(x: Tensor) -> list[Scalar]:
+    """The numbers of a vector. On a GPU the host does not wait for their values."""
+    values = [None] * len(x) if x.is_cuda else x.detach().tolist()
+    return [Scalar(tensor, value) for tensor, value in zip(x.unbind(0), values, strict=True)]
+
+
 class _AddScaled(torch.autograd.Function):
     """x + std * eps with std a scalar: gradient 1 to x, <g, eps> to std, none to eps."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: Tensor, std: Tensor) -> Tensor:
-        ctx.save_for_backward(*((eps,) if ctx.needs_input_grad[2] else ()))
-        if x.is_cuda:
-            return torch.addcmul(x, eps, std.to(x.dtype))
-        return torch.add(x, eps, alpha=float(std))
+    def forward(ctx: Any, x: Tensor, eps: Tensor, std: Tensor, value: float | None) -> Tensor:
+        ctx.save_for_backward(eps)
+        return _plus(x, eps, Scalar(std, value))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, Tensor, None]:
         (g,) = gradients
-        if not ctx.needs_input_grad[2]:
-            return g, None, None
-        return g, None, inner(g, ctx.saved_tensors[0])
+        return g, None, inner(g, ctx.saved_tensors[0]), None
 
 
 class _ScaledNoisyWeight(torch.autograd.Function):
     """p * (w + std * eps): noise and the operation's share of the mixture in one small tensor."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, eps: Tensor, std: Tensor, p: Tensor) -> Tensor:
+    def forward(ctx: Any, w: Tensor, eps: Tensor, std: Tensor, p: Tensor, values: tuple[float | None, ...]) -> Tensor:
         ctx.save_for_backward(w, eps, std, p)
-        if w.is_cuda:
-            return torch.addcmul(w, eps, std) * p
-        return torch.add(w, eps, alpha=float(std)).mul_(float(p))
+        noisy = _plus(w, eps, Scalar(std, values[0]))
+        return noisy.mul_(p if values[1] is None else values[1])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
         (g,) = gradients
         w, eps, std, p = ctx.saved_tensors
-        to_std = to_p = None
-        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            with_noise = inner(g, eps)
-            to_std = with_noise * p
-            to_p = inner(g, w) + with_noise * std
-        return (g * p if ctx.needs_input_grad[0] else None), None, to_std, to_p
+        with_noise = inner(g, eps)
+        to_w = g * p if ctx.needs_input_grad[0] else None
+        return to_w, None, with_noise * p, torch.addcmul(inner(g, w), with_noise, std), None
+
+
+def _plus(x: Tensor, eps: Tensor, std: Scalar) -> Tensor:
+    if std.value is None:
+        return torch.addcmul(x, eps, std.tensor.to(x.dtype))
+    return torch.add(x, eps, alpha=std.value)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -130,16 +154,23 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a.reshape(-1).float(), b.reshape(-1).float())
 
 
-def add_noise(x: Tensor, eps: Tensor, std: Tensor) -> Tensor:
-    """`x` + `std` * `eps`."""
-    result = _AddScaled.apply(x, eps, std)  # type: ignore[no-untyped-call]
+def add_noise(x: Tensor, eps: Tensor, std: Scalar) -> Tensor:
+    """`x` + `std` * `eps`. Where the mixture is fixed it is one addition, and nothing is kept for the gradient."""
+    if not std.tensor.requires_grad:
+        return _plus(x, eps, std)
+    result = _AddScaled.apply(x, eps, *std)  # type: ignore[no-untyped-call]
     assert isinstance(result, Tensor)
     return result
 
 
-def scaled_noisy_weight(w: Tensor, eps: Tensor, std: Tensor, p: Tensor) -> Tensor:
-    """`p` * (`w` + `std` * `eps`)."""
-    result = _ScaledNoisyWeight.apply(w, eps, std, p)  # type: ignore[no-untyped-call]
+def scaled_noisy_weight(w: Tensor, eps: Tensor, std: Scalar, p: Scalar | None) -> Tensor:
+    """`p` * (`w` + `std` * `eps`); no `p`: 1."""
+    if p is None:
+        return add_noise(w, eps, std)
+    if not (std.tensor.requires_grad or p.tensor.requires_grad):
+        noisy = _plus(w, eps, std)
+        return noisy * (p.tensor if p.value is None else p.value)
+    result = _ScaledNoisyWeight.apply(w, eps, std.tensor, p.tensor, (std.value, p.value))  # type: ignore[no-untyped-call]
     assert isinstance(result, Tensor)
     return result
 
@@ -155,10 +186,15 @@ class NoisyOperand:
     steps: Tensor
     eps: Tensor | None
 
-    def noisy(self, q: Tensor, p: Tensor, settings: QuantSettings) -> Tensor:
-        """The operand of an operation with mixture `q` [B] of bit widths and share `p` [] of the layer."""
+    def noisy(self, q: Tensor, p: Tensor, settings: QuantSettings, std: Scalar | None = None) -> Tensor:
+        """The operand of an operation with mixture `q` [B] of bit widths and share `p` [] of the layer.
+
+        `std`: the merged standard deviation, where it is known already.
+        """
         if self.eps is not None:
-            return add_noise(self.value, self.eps, merged_std(q, self.steps, settings.noise_scale))
+            if std is None:
+                (std,) = scalars(merged_std(q, self.steps, settings.noise_scale).reshape(1))
+            return add_noise(self.value, self.eps, std)
         if settings.form.value == "additive":
             return self.value + sum(q[b] * self._noise(b, settings) for b in range(len(q)))
         return authors_operand(self.value, [self._noise(b, settings) for b in range(len(q))], q, p)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.quantnas.operand_noise import NoiseTable, NoisyOperand, merged_std, scaled_noisy_weight, steps_of
+from search.quantnas.operand_noise import (
+    NoiseTable,
+    NoisyOperand,
+    Scalar,
+    merged_std,
+    scalars,
+    scaled_noisy_weight,
+    steps_of,
+)
 from search.quantnas.quant_settings import Mode, QuantSettings
 from search.quantnas.quantisers import BitQuantisers, round_over_range
 from workloads.super_resolution.models.searched import ConvSpec
@@ -53,18 +61,24 @@ class QuantConv(nn.Module):
             weight = _weighted([pair[1] for pair in rounded], q)
         return convolve(active, weight if p is None else weight * p, self.spec)
 
-    def noisy(self, operand: NoisyOperand, q: Tensor, p: Tensor, scaled: bool, table: NoiseTable | None) -> Tensor:
-        """Noise mode in training: noise on both operands; `scaled`: times the share `p` as well."""
+    def noisy(self, operand: NoisyOperand, q: Tensor, p: Scalar, scaled: bool, table: NoiseTable | None,
+              stds: tuple[Scalar | None, Scalar | None] = (None, None)) -> Tensor:  # fmt: skip
+        """Noise mode in training: noise on both operands; `scaled`: times the share `p` as well.
+
+        `stds`: merged standard deviations of the activation's and the weight's noise, where they are known already.
+        """
         settings, weight = self.settings, self.weight
-        active = operand.noisy(q, p, settings)
-        steps = steps_of(weight, self.bits, settings, signed=True)
+        active = operand.noisy(q, p.tensor, settings, stds[0])
         if settings.merged:
+            std = stds[1]
+            if std is None:
+                steps = steps_of(weight, self.bits, settings, signed=True)
+                (std,) = scalars(merged_std(q, steps, settings.noise_scale).reshape(1))
             eps = torch.randn_like(weight) if table is None else table.draw(weight)
-            std = merged_std(q, steps, settings.noise_scale)
-            share = p if scaled else torch.ones_like(p)
-            return convolve(active, scaled_noisy_weight(weight, eps, std, share), self.spec)
-        noisy = NoisyOperand(weight, steps, None).noisy(q, p, settings)
-        return convolve(active, noisy * p if scaled else noisy, self.spec)
+            return convolve(active, scaled_noisy_weight(weight, eps, std, p if scaled else None), self.spec)
+        steps = steps_of(weight, self.bits, settings, signed=True)
+        noisy = NoisyOperand(weight, steps, None).noisy(q, p.tensor, settings)
+        return convolve(active, noisy * p.tensor if scaled else noisy, self.spec)
 
     def rounded(self, active: Tensor, q: Tensor, p: Tensor | None) -> Tensor:
         """Noise mode in evaluation: true rounding over each operand's range, mixed as in direct mode."""

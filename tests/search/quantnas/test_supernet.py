@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bitwright.foundation.errors import UsageError
 from search.quantnas import Mode, NoiseForm, NoiseKind, NoiseRange, NoiseSource, QuantSettings, Supernet
 from search.quantnas.mixed_layer import Candidate, MixedLayer
-from search.quantnas.operand_noise import NoiseTable, NoisyOperand, merged_std, steps_of
+from search.quantnas.operand_noise import NoiseTable, NoisyOperand, Scalar, merged_std, steps_of
 from search.quantnas.projection import Projection, project
 from search.quantnas.quant_conv import QuantConv, convolve
 from search.quantnas.quant_settings import IDEAL_SCALE, ActQuant
@@ -121,7 +121,7 @@ def test_noise_leaves_the_gradient_of_the_float_convolution() -> None:
         active = torch.relu(x).requires_grad_()
         zero = NoisyOperand(active, torch.zeros(2), torch.zeros_like(active) if settings.merged else None)
         half = torch.full((2,), 0.5)
-        (unit.noisy(zero, half, torch.ones(()), True, None) * target).sum().backward()
+        (unit.noisy(zero, half, Scalar(torch.ones(()), 1.0), True, None) * target).sum().backward()
         return unit.weight.grad, active.grad
 
     weight, operand = gradient(QuantSettings())

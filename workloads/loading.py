@@ -17,6 +17,7 @@ from workloads.recognise import UnrecognisedError, recognise
 from workloads.spandrel_models import recognise_with_spandrel
 from workloads.strict import load_strict
 from workloads.super_resolution.format import SRFormat
+from workloads.super_resolution.models.searched.network import network_of_metadata
 from workloads.super_resolution.task import SuperResolution
 from workloads.workload import LoadedModel, Workload
 
@@ -48,6 +49,10 @@ def workload_for(io: SRFormat | ClassificationFormat) -> Workload:
 
 
 def _recognised(checkpoint: Checkpoint, scale: int | None) -> tuple[str, nn.Module, Workload]:
+    searched = network_of_metadata(checkpoint.metadata, checkpoint.state, checkpoint.path)
+    if searched is not None:
+        name = f"searched-{searched.body.space.name}"
+        return name, _resolve(searched, scale, checkpoint.path, name), workload_for(searched.io)
     try:
         architecture, network = recognise(checkpoint.state, checkpoint.path)
     except UnrecognisedError as ours:

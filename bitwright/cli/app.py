@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bitwright
-from bitwright.cli import artefacts, compress, curve, demo, devices, profile
+from bitwright.cli import artefacts, compress, curve, demo, devices, profile, search
 from bitwright.cli.failures import explain
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("verify")(artefacts.verify)
 app.command("measure")(artefacts.measure)
 app.command("report")(artefacts.report)
 app.command("profile")(profile.profile)
+app.add_typer(search.app, name="search")
 app.command("demo")(demo.demo)
 
 

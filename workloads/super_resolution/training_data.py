@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
             self._folders.append(pairs)
             sizes += [(height - patch + 1) * (width - patch + 1) for height, width in pairs.lr_sizes]
         self._places = [(pairs, index) for pairs in self._folders for index in range(len(pairs))]
+        self._sizes = sizes
         self._bounds = np.cumsum(sizes)
 
     def __len__(self) -> int:
@@ -64,6 +66,24 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
     def pictures(self) -> int:
         """Number of pictures that patches are drawn from."""
         return len(self._places)
+
+    def part(self, pictures: Sequence[int], seed: int) -> PatchDataset:
+        """The same data drawn from some of the pictures only, by their numbers; nothing is decoded again."""
+        if not pictures:
+            raise UsageError("a part of the training data needs at least one picture")
+        made = copy(self)
+        made._places = [self._places[number] for number in pictures]
+        made._sizes = [self._sizes[number] for number in pictures]
+        made._bounds, made._seed = np.cumsum(made._sizes), seed
+        return made
+
+    def patches_at(self, side: int, stride: int) -> int:
+        """How many HR patches of `side` pixels at every `stride` the pictures hold; a picture counts at least once."""
+        total = 0
+        for pairs, number in self._places:
+            rows, columns = (size * self._io.scale for size in pairs.lr_sizes[number])
+            total += max(1, (rows - side) // stride + 1) * max(1, (columns - side) // stride + 1)
+        return total
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not 0 <= index < self._length:

@@ -1,0 +1,50 @@
+"""QuantnasResult: what a run of QuantNAS found, as JSON and as lines."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class QuantnasPoint(BaseModel):
+    """One search and the network it found. Costs are of the whole network; quality is PSNR-Y in dB."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    budget: float | None
+    penalty: float | None
+    cost: float
+    corrected: int = Field(description="layers changed after the last step so that the budget holds")
+    bitops: dict[str, float] = Field(description="by LR size")
+    parameters: int | None
+    held_out: float | None
+    evaluated: float | None
+    search_seconds: float
+    genotype: str
+    network: str | None
+
+
+class QuantnasResult(BaseModel):
+    """All points of a run. `runs_as`: what each bit width executes as on the device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    space: str
+    unit: str
+    cost_source: str
+    runs_as: dict[str, str]
+    notes: tuple[str, ...]
+    points: tuple[QuantnasPoint, ...]
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        shown = [f"{self.space}: cost in {self.unit} ({self.cost_source})", *self.notes]
+        for point in self.points:
+            parts = [f"{point.name}: {point.cost:.4g} {self.unit}", f"{point.bitops['32x32'] / 1e9:.3g} GBitOps"]
+            if point.held_out is not None:
+                parts.append(f"{point.held_out:.3f} dB on held-out pictures of --data")
+            if point.evaluated is not None:
+                parts.append(f"{point.evaluated:.3f} dB on --eval")
+            parts.append(point.network or point.genotype)
+            shown.append(", ".join(parts))
+        return shown

@@ -1,0 +1,279 @@
+"""The search: weights on one part of the pictures, the architecture on another; it can go on after any step.
+
+First-order bilevel optimisation in the manner of DARTS: at each step, once the warm-up is over, the logits are moved on
+L1 + penalty * cost / cost of the start + mu(epoch) * entropy; then the weights on L1 alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.progress import note
+from compress.recovery.processes import Processes
+from search.quantnas.cost_table import CostTable
+from search.quantnas.data_split import Split
+from search.quantnas.derive import derive, derive_within
+from search.quantnas.entropy import Sparsity, entropy_coefficient, sparsity_loss
+from search.quantnas.footprint import Footprint, footprint
+from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, SearchSettings
+from search.quantnas.supernet import Supernet
+from search.quantnas.training_state import (
+    Position,
+    average_gradients,
+    batches,
+    load_state,
+    moments,
+    restore_moments,
+    save_state,
+    seed_step,
+)
+from workloads.super_resolution.models.searched import Genotype, SearchSpace
+
+STATE = "search.safetensors"
+MULTIPLIER = "multiplier"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The genotype of the last step, its cost (whole network) and how it came about.
+
+    `alphas`: probabilities at the start and after each epoch, [records, operations, bits] by name of the logits.
+    `corrected`: layers that were changed after the last step because the most probable network broke the budget.
+    """
+
+    genotype: Genotype
+    cost: float
+    corrected: int
+    history: tuple[dict[str, float], ...]
+    alphas: Mapping[str, Tensor]
+    seconds: float
+    footprint: Footprint
+
+
+class Search:
+    """One search. `path` None: nothing is saved. `on_log` hears of every entry of the history."""
+
+    def __init__(self, space: SearchSpace, table: CostTable, split: Split, settings: SearchSettings,
+                 processes: Processes, path: Path | None = None,
+                 on_log: Callable[[dict[str, float]], None] | None = None) -> None:  # fmt: skip
+        self.space, self.table, self.split, self.settings = space, table, split, settings
+        self.processes, self.path, self.on_log = processes, path, on_log
+        self._check_budget()
+        seed_step(settings.seed, -1, 0)
+        self.net = Supernet(
+            space, settings.quant, adq=settings.adq, recompute=settings.recompute, seed=settings.seed
+        )  # fmt: skip
+        self.net.projection = settings.projection
+        self.net.table.reserve(self._largest_operand())
+        first = [split.weights[i] for i in range(settings.batch)]
+        self.net.measure_steps(torch.stack([x for x, _ in first]))
+        self.net.to(processes.device).train()
+        self.weights = {n: p for n, p in self.net.named_parameters() if not n.startswith("logits.")}
+        self.logits = {n: p for n, p in self.net.named_parameters() if n.startswith("logits.")}
+        self.weight_optimizer = torch.optim.Adam(
+            self.weights.values(), lr=settings.weight_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.alpha_optimizer = torch.optim.Adam(
+            self.logits.values(), lr=settings.alpha_rate, betas=settings.alpha_betas
+        )
+        self.start_cost = table.uniform()
+        per_epoch = settings.steps_per_epoch
+        self.per_epoch = per_epoch or max(1, split.weights.patches_at(PATCH_SIDE, PATCH_STRIDE) // settings.batch)
+        self.position = Position(self._fingerprint(), values={MULTIPLIER: settings.penalty})
+        self.alphas = {name: [self._probabilities(name)] for name in self.net.logits}
+
+    def run(self) -> Found:
+        """Search to the end, from a saved state where there is one."""
+        settings, position = self.settings, self.position
+        if self.path is not None and self.path.is_file():
+            position = self._restore(self.path)
+        needs = self._footprint()
+        began, saved, resumed = time.monotonic(), time.monotonic(), position.seconds
+        total = settings.epochs * self.per_epoch
+        for_weights, for_alphas = (
+            batches(part, settings.batch, self.processes, position.step, settings.workers)
+            for part in (self.split.weights, self.split.architecture)
+        )
+        losses: list[Tensor] = []
+        while position.step < total:
+            epoch = position.step // self.per_epoch
+            seed_step(settings.seed, position.step, self.processes.rank)
+            self.net.temperature = settings.temperature_at(epoch)
+            entry = self._alpha_step(next(for_alphas), epoch)
+            losses.append(self._weight_step(next(for_weights), total))
+            position.step += 1
+            position.seconds = resumed + time.monotonic() - began
+            ended = position.step % self.per_epoch == 0
+            if ended:
+                for name, seen in self.alphas.items():
+                    seen.append(self._probabilities(name))
+                entry["selection"] = self._selection_loss()
+            if position.step % settings.log_every == 0 or ended:
+                entry["train"] = self.processes.mean(torch.stack(losses).mean())
+                losses.clear()
+                self._log(entry, epoch, total)
+            late = self.processes.from_first(float(time.monotonic() - saved >= settings.save_seconds))
+            if late or ended:
+                self._save()
+                saved = time.monotonic()
+        return self._found(needs)
+
+    def _alpha_step(self, batch: tuple[Tensor, Tensor], epoch: int) -> dict[str, float]:
+        """Move the logits; what is known of the step, with the figures of the mixture before it."""
+        settings, values = self.settings, self.position.values
+        mu = entropy_coefficient(epoch, settings.epochs, settings.warm_up, settings.sparsity_weight)
+        if settings.sparsity is Sparsity.NONE:
+            mu = 0.0
+        with torch.no_grad():
+            expected = self.table.expected(self.net.alphas())
+            terms = sparsity_loss(self.net.logits.values(), settings.sparsity, settings.entropy_reduction)
+        entry = {
+            "epoch": float(epoch), "entropy": float(terms), "entropy_weight": mu,
+            "cost": float(expected) + self.table.fixed, "penalty": values[MULTIPLIER],
+        }  # fmt: skip
+        if epoch < settings.warm_up:
+            return entry
+        self.net.learn(weights=False)
+        self.alpha_optimizer.zero_grad(set_to_none=True)
+        pixels = self._pixel_loss(batch)
+        hardware = self.table.expected(self.net.alphas()) / self.start_cost
+        sparse = sparsity_loss(self.net.logits.values(), settings.sparsity, settings.entropy_reduction)
+        torch.autograd.backward(pixels + values[MULTIPLIER] * hardware + mu * sparse)
+        average_gradients(list(self.logits.values()), self.processes)
+        self.alpha_optimizer.step()
+        if settings.budget is not None:
+            excess = (self.table.of(self._genotype()) + self.table.fixed) / settings.budget - 1
+            values[MULTIPLIER] = max(0.0, values[MULTIPLIER] + settings.dual_rate * excess)
+        return entry | {"architecture": self.processes.mean(pixels.detach())}
+
+    def _weight_step(self, batch: tuple[Tensor, Tensor], total: int) -> Tensor:
+        settings = self.settings
+        self.net.learn(weights=True)
+        rate = settings.weight_rate * 0.5 * (1 + math.cos(math.pi * self.position.step / total))
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = rate
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        loss = self._pixel_loss(batch)
+        torch.autograd.backward(loss)
+        average_gradients(list(self.weights.values()), self.processes)
+        nn.utils.clip_grad_norm_(list(self.weights.values()), settings.clip)
+        self.weight_optimizer.step()
+        return loss.detach()
+
+    def _pixel_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        device = self.processes.device
+        x, target = (part.to(device, non_blocking=True) for part in batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
+            output = self.net(x)
+        return F.l1_loss(output.float(), target)
+
+    @torch.no_grad()
+    def _selection_loss(self) -> float:
+        """L1 on the third part with true rounding in place of noise."""
+        self.net.eval()
+        settings = self.settings
+        source = batches(self.split.selection, settings.batch, self.processes, 0, 0)
+        losses = [self._pixel_loss(next(source)) for _ in range(settings.selection_batches)]
+        self.net.train()
+        return self.processes.mean(torch.stack(losses).mean())
+
+    def _genotype(self) -> Genotype:
+        logits = {site.name: self.net.logits_of(site) for site in self.net.sites}
+        return derive(self.space, logits, adq=self.settings.adq, how=self.settings.derivation)
+
+    def _found(self, needs: Footprint) -> Found:
+        settings, corrected, genotype = self.settings, 0, self._genotype()
+        if settings.budget is not None:
+            logits = {site.name: self.net.logits_of(site) for site in self.net.sites}
+            genotype, corrected = derive_within(
+                self.space, logits, self.table, settings.budget - self.table.fixed, adq=settings.adq,
+                how=settings.derivation,
+            )  # fmt: skip
+        shapes = {self.net.name_of(s).replace(".", "_"): (len(s.operations), -1) for s in self.net.sites}
+        seen = {name: torch.stack(records).view(len(records), *shapes[name]) for name, records in self.alphas.items()}
+        cost = self.table.of(genotype) + self.table.fixed
+        return Found(
+            genotype, cost, corrected, tuple(self.position.history), seen, self.position.seconds, needs
+        )  # fmt: skip
+
+    def _log(self, entry: dict[str, float], epoch: int, total: int) -> None:
+        position = self.position
+        genotype = self._genotype()
+        derived = self.table.of(genotype) + self.table.fixed
+        entry |= {"step": float(position.step), "derived_cost": derived, "seconds": position.seconds}
+        position.history.append(entry)
+        if not self.processes.first:
+            return
+        left = position.seconds / position.step * (total - position.step) / 60
+        outer = f"  architecture {entry['architecture']:.4f}" if "architecture" in entry else "  (warm-up)"
+        chosen = " ".join(f"{c.operation}/{c.bits}" for c in list(genotype.layers.values())[:3])
+        note(
+            f"search: epoch {epoch + 1}/{self.settings.epochs} step {position.step}/{total}  weights "
+            f"{entry['train']:.4f}{outer}  entropy {entry['entropy']:.2f} (x{entry['entropy_weight']:.1e})  expected "
+            f"{entry['cost']:.4g}, network {derived:.4g} {self.table.unit}  penalty {entry['penalty']:.2g}  "
+            f"{left:.1f} min left  [{chosen} ...]"
+        )
+        if self.on_log is not None:
+            self.on_log(entry)
+
+    def _probabilities(self, name: str) -> Tensor:
+        logits: Tensor = self.net.logits[name]
+        return torch.softmax(logits.detach().float().cpu(), 0)
+
+    def _check_budget(self) -> None:
+        budget, table = self.settings.budget, self.table
+        if budget is not None and budget < table.least + table.fixed:
+            raise UsageError(
+                f"no network of the space {self.space.name} costs as little as {budget:g} {table.unit}; the cheapest "
+                f"costs {table.least + table.fixed:.4g}, the dearest {table.most + table.fixed:.4g}"
+            )
+
+    def _largest_operand(self) -> int:
+        """Elements of the largest tensor that noise is added to."""
+        widest = max(
+            max(c.inputs for c in (*o.convs,)) * site.factor**2 for site in self.net.sites for o in site.operations
+            if o.convs
+        )  # fmt: skip
+        return widest * len(self.processes.share(self.settings.batch)) * self.settings.patch**2
+
+    def _footprint(self) -> Footprint:
+        share = len(self.processes.share(self.settings.batch))
+        seed_step(self.settings.seed, -2, self.processes.rank)
+        needs = footprint(self.net, self.split.weights[0], self.settings, share)
+        if self.processes.first:
+            note(f"search: {self.space.name}, {len(self.net.sites)} layers, {self.per_epoch} steps an epoch; "
+                 f"{needs.describe()}")  # fmt: skip
+        needs.check()
+        return needs
+
+    def _fingerprint(self) -> str:
+        costs = "".join(f"{float(c.sum()):.9g}," for c in self.table.costs.values())
+        return f"{self.settings.fingerprint()}/{self.space.model_dump_json()}/{costs}/{self.split.pictures}"
+
+    def _save(self) -> None:
+        if self.path is None or not self.processes.first:
+            return
+        groups = {
+            "net": self.net.state_dict(), "alphas": {n: torch.stack(a) for n, a in self.alphas.items()},
+            **moments(self.weight_optimizer, self.weights, "weights_"),
+            **moments(self.alpha_optimizer, self.logits, "logits_"),
+        }  # fmt: skip
+        save_state(self.path, self.position, groups)
+
+    def _restore(self, path: Path) -> Position:
+        self.position, groups = load_state(path, self.position.fingerprint)
+        self.net.load_state_dict(groups["net"])
+        self.alphas = {name: list(groups["alphas"][name].unbind()) for name in self.alphas}
+        restore_moments(self.weight_optimizer, self.weights, "weights_", groups)
+        restore_moments(self.alpha_optimizer, self.logits, "logits_", groups)
+        note(f"search: continuing at step {self.position.step}")
+        return self.position

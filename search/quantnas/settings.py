@@ -1,0 +1,127 @@
+"""SearchSettings and RetrainSettings: what decides a search besides its space, costs and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+from bitwright.foundation.errors import UsageError
+from search.quantnas.derive import Derivation
+from search.quantnas.entropy import EntropyReduction, Sparsity
+from search.quantnas.projection import Projection
+from search.quantnas.quant_settings import ActQuant, QuantSettings
+
+PATCH_SIDE, PATCH_STRIDE = 200, 70
+"""HR patches that the paper cuts pictures into; an epoch has as many samples."""
+
+_NOT_IN_RESULT = {"log_every", "save_seconds", "workers"}
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """One search. `batch` is global: all processes together. `patch` is the side of a crop in LR pixels.
+
+    `steps_per_epoch` None: as many as give one sample for each 200-pixel patch at stride 70 of the weights' pictures.
+    `share` is the paper's rho: half of it goes to the weights' pictures, half to the architecture's, the rest selects.
+    `penalty` weighs expected cost over that of the uniform start. With `budget`, in the table's unit and for the whole
+    network, it is only the start of the multiplier, which grows by `dual_rate` times the relative excess of the network
+    that the logits stand for, at every step.
+    """
+
+    epochs: int = 20
+    warm_up: int = 0
+    steps_per_epoch: int | None = None
+    batch: int = 32
+    patch: int = 45
+    share: float = 0.7
+    weight_rate: float = 1e-3
+    weight_decay: float = 3e-8
+    clip: float = 5.0
+    alpha_rate: float = 3e-4
+    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    sparsity: Sparsity = Sparsity.ENTROPY
+    sparsity_weight: float = 1e-3
+    entropy_reduction: EntropyReduction = EntropyReduction.SUM
+    penalty: float = 0.0
+    budget: float | None = None
+    dual_rate: float = 1e-3
+    derivation: Derivation = Derivation.JOINT
+    projection: Projection = Projection.SOFTMAX
+    temperature: tuple[float, float] = (1.0, 1.0)
+    adq: bool = True
+    quant: QuantSettings = field(default_factory=QuantSettings)
+    recompute: bool = False
+    amp: bool = False
+    selection_batches: int = 2
+    seed: int = 777
+    log_every: int = 10
+    save_seconds: float = 60.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """UsageError names the first field out of range."""
+        for name in ("epochs", "batch", "patch", "log_every", "selection_batches"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"search: {name} must be at least 1, not {getattr(self, name)}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UsageError(f"search: steps_per_epoch must be at least 1, not {self.steps_per_epoch}")
+        if not 0 <= self.warm_up < self.epochs:
+            raise UsageError(f"search: warm_up must leave epochs to search in, not {self.warm_up} of {self.epochs}")
+        if not 0 < self.share < 1:
+            raise UsageError(f"search: share is above 0 and below 1, not {self.share}")
+        if self.penalty < 0 or self.sparsity_weight < 0 or self.dual_rate <= 0:
+            raise UsageError("search: penalty and sparsity_weight must not be negative, dual_rate must be positive")
+        if self.budget is not None and self.budget <= 0:
+            raise UsageError(f"search: budget must be positive, not {self.budget}")
+        if min(self.temperature) <= 0:
+            raise UsageError(f"search: temperatures must be positive, not {self.temperature}")
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the result; how often it is saved and logged does not."""
+        return _hash(asdict(self))
+
+    def temperature_at(self, epoch: int) -> float:
+        """Linear from the first to the last epoch behind the warm-up."""
+        first, last = self.temperature
+        span = max(1, self.epochs - self.warm_up - 1)
+        return first + (last - first) * min(1.0, max(0.0, (epoch - self.warm_up) / span))
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """Training of the network found, from random weights. Fields as in SearchSettings."""
+
+    epochs: int = 30
+    steps_per_epoch: int | None = None
+    batch: int = 32
+    patch: int = 45
+    rate: float = 1e-4
+    weight_decay: float = 0.0
+    clip: float | None = None
+    act_quant: ActQuant = ActQuant.LSQ
+    amp: bool = False
+    checked_pictures: int = 24
+    seed: int = 777
+    log_every: int = 50
+    save_seconds: float = 60.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """UsageError names the first field out of range."""
+        for name in ("epochs", "batch", "patch", "log_every", "checked_pictures"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"retraining: {name} must be at least 1, not {getattr(self, name)}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UsageError(f"retraining: steps_per_epoch must be at least 1, not {self.steps_per_epoch}")
+        if self.rate <= 0:
+            raise UsageError(f"retraining: rate must be positive, not {self.rate}")
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the result."""
+        return _hash(asdict(self))
+
+
+def _hash(values: dict[str, object]) -> str:
+    described = {k: v for k, v in values.items() if k not in _NOT_IN_RESULT}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

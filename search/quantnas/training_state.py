@@ -1,0 +1,113 @@
+"""What a training needs to go on after any step, as one safetensors file; random streams are functions of the step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader, Dataset
+
+from bitwright.foundation.errors import CheckpointError, UsageError
+from bitwright.foundation.files import atomic_path
+from compress.recovery.processes import Processes
+
+METADATA = "quantnas"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+Pairs = Dataset[tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Position:
+    """Where a training is. `values`: its scalars (multiplier, best score ...); `history`: its log."""
+
+    fingerprint: str
+    step: int = 0
+    seconds: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make all random numbers of a step a function of these three: a resumed training draws what it would have."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def save_state(path: Path, position: Position, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write the position and named groups of tensors, atomically."""
+    tensors = {f"{g}/{n}": v.detach().cpu().contiguous().clone() for g, vs in groups.items() for n, v in vs.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA: json.dumps(position.__dict__)})
+
+
+def load_state(path: Path, fingerprint: str) -> tuple[Position, dict[str, dict[str, Tensor]]]:
+    """What `save_state` wrote. CheckpointError for a damaged file, UsageError for one of another training."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(METADATA)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged; delete it to start the training again: {error}") from error
+    if described is None:
+        raise CheckpointError(f"{path} is not the state of a training; delete it to start again")
+    position = Position(**json.loads(described))
+    if position.fingerprint != fingerprint:
+        raise UsageError(f"{path} belongs to another space, data or settings; delete it to start the training again")
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, _, rest = name.partition("/")
+        groups.setdefault(group, {})[rest] = value
+    return position, groups
+
+
+def moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], prefix: str) -> dict[str, Any]:
+    """Adam's state as groups of tensors for `save_state`."""
+    found: dict[str, dict[str, Tensor]] = {f"{prefix}{m}": {} for m in (*MOMENTS, "step")}
+    for name, parameter in named.items():
+        state = optimizer.state.get(parameter, {})
+        for moment in (*MOMENTS, "step") if state else ():
+            found[f"{prefix}{moment}"][name] = torch.as_tensor(state[moment])
+    return found
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], prefix: str,
+                    groups: Mapping[str, Mapping[str, Tensor]]) -> None:  # fmt: skip
+    """Put back what `moments` took."""
+    for name, parameter in named.items():
+        if name in groups.get(f"{prefix}step", {}):
+            optimizer.state[parameter] = {m: groups[f"{prefix}{m}"][name].to(parameter.device) for m in MOMENTS}
+            # A fused optimiser counts on the device, any other one on the host.
+            place = parameter.device if optimizer.defaults.get("fused") else "cpu"
+            optimizer.state[parameter]["step"] = groups[f"{prefix}step"][name].clone().to(place)
+
+
+def batches(data: Pairs, batch: int, processes: Processes, first: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of each global batch from number `first` on; sample i of batch s is item s * batch + i."""
+    share = processes.share(batch)
+
+    class Indices:
+        def __iter__(self) -> Iterator[list[int]]:
+            at = first
+            while True:
+                yield [at * batch + i for i in share]
+                at += 1
+
+    return iter(DataLoader(data, batch_sampler=Indices(), num_workers=workers))
+
+
+def average_gradients(parameters: list[nn.Parameter], processes: Processes) -> None:
+    """Average gradients over all processes. A parameter without gradient in one has none in any: all run the same."""
+    if processes.size == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= processes.size

@@ -1,0 +1,117 @@
+"""`bitwright search quantnas` from flags to a network that compression takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bitwright.cli.app import run
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.quantnas import Bench
+from bitwright.runs.quantnas_request import QuantnasRequest, assigned, quantity
+from compress.graph import capture, layer_nodes
+from search.quantnas import Mode
+from workloads.loading import load_checkpoint
+from workloads.super_resolution.models.searched import Genotype
+
+X86 = "x86-avx512-vnni-bf16"
+
+
+def _request(data: Path, tmp_path: Path, **changes: object) -> QuantnasRequest:
+    given: dict[str, object] = {"data": data / "sr" / "test" / "Set5", "out": tmp_path / "run", "preset": "smoke"}
+    return QuantnasRequest.model_validate(given | changes)
+
+
+def test_smoke_run_meets_its_budgets_resumes_and_is_loaded_as_any_checkpoint(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "quantnas", "--preset", "smoke", "--data", str(data / "sr" / "test" / "Set5"), "--width", "6",
+             "--out", str(tmp_path / "run"), "--budget", "40M", "--budget", "80M", "--json", "--set", "batch=2",
+             "--set", "retrain.epochs=1"]  # fmt: skip
+    assert run(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    for point, budget in zip(result["points"], (40e6, 80e6), strict=True):
+        assert point["budget"] == budget
+        assert point["cost"] == point["bitops"]["32x32"] <= budget
+        folder = tmp_path / "run" / point["name"]
+        genotype = Genotype.load(folder / "genotype.json")
+        loaded = load_checkpoint(folder / "network.safetensors")
+        assert loaded.architecture == "searched-basic"
+        assert loaded.parameters == point["parameters"]
+        graph = capture(loaded.module, loaded.workload.example_input(16, 16))
+        convs = sum(len(genotype.operation_at(s).convs) for s in genotype.search_space().wiring.sites)
+        assert len(list(layer_nodes(graph))) == convs
+        assert len((folder / "history.jsonl").read_text().splitlines()) == 8
+        for picture in ("alphas.png", "architecture.png", "architecture.svg"):
+            assert (folder / picture).stat().st_size > 5000
+    assert (tmp_path / "run" / "front.png").is_file()
+    assert run(words) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run([*words, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert run([*words, "--resume", "--set", "epochs=3"]) == 2
+    assert "another search_settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--budget", "1k"], "cheapest costs"),
+        (["--budget", "five"], "is no cost"),
+        (["--budget", "1G", "--penalty", "0.1"], "give one of them"),
+        (["--space", "rfdm"], "did you mean rfdn"),
+        (["--cost", "latency"], "needs a --device"),
+        (
+            ["--device", X86],
+            "no multiple of 16, and x86-avx512-vnni-bf16 would be slow for that alone: give --width 48",
+        ),
+        (["--device", X86, "--width", "48", "--bits", "3"], "3-bit"),
+        (["--set", "epoch=3"], "did you mean epochs"),
+        (["--set", "quant.mode=loud"], "'noise', 'direct'"),
+        (["--set", "epochs=0"], "at least 1"),
+        (["--bits", "four"], "such as 4,8"),
+        (["--preset", "smoke-2"], "did you mean smoke"),
+        (["--compress"], "--compress needs"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    words = ["search", "quantnas", "--data", str(data / "sr" / "test" / "Set5"), "--out", str(tmp_path / "run")]
+    if "--preset" not in flags:
+        words += ["--preset", "smoke"]
+    assert run([*words, *flags]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert says in error
+
+
+def test_latency_searches_only_widths_that_the_device_gains_from(data: Path, tmp_path: Path) -> None:
+    bench = Bench.open(_request(data, tmp_path, device=X86, width=48))
+    assert bench.space.bits == (8,)
+    assert bench.table.unit == "ms"
+    assert any("of (4, 8)" in remark for remark in bench.notes)
+    asked = Bench.open(_request(data, tmp_path, device=X86, width=48, bits=(4, 8)))
+    assert asked.space.bits == (4, 8)
+    assert any("run as int8: smaller, not faster" in remark for remark in asked.notes)
+    counted = Bench.open(_request(data, tmp_path, device=X86, cost="bitops"))
+    assert counted.table.unit == "BitOps"
+    assert counted.runs_as == {4: "int8", 8: "int8"}
+
+
+def test_settings_by_name() -> None:
+    made = assigned(["epochs=17", "quant.mode=direct", "retrain.rate=0.5"])
+    assert made == {
+        "search_settings": {"epochs": 17}, "quant_settings": {"mode": "direct"}, "retrain_settings": {"rate": 0.5},
+    }  # fmt: skip
+    request = QuantnasRequest.model_validate({"data": ".", "out": "x", "preset": "paper-b", **made})
+    assert request.search().epochs == 17
+    assert request.search().quant.mode is Mode.DIRECT
+    assert request.search(budget=3.0).budget == 3.0
+    assert request.retraining().rate == 0.5
+    assert request.points() == (("penalty-1e-05", None, 1e-5),)
+    assert quantity("4.6G") == 4.6e9
+    with pytest.raises(UsageError, match="none of quant, retrain"):
+        assigned(["deploy.x=1"])

@@ -1,0 +1,86 @@
+"""Entropy, its schedule, and the derivation of a genotype."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from search.quantnas import Derivation, EntropyReduction, Sparsity, derive, entropy_coefficient, sparsity_loss
+from search.quantnas.entropy import entropy
+from workloads.super_resolution.models.searched import Choice, load_space
+
+
+def test_schedule_golden_values() -> None:
+    full = [entropy_coefficient(e, 20, 0, 1.0) for e in range(20)]
+    assert full[:5] == [0.0] * 5
+    wanted = [0.066, 0.125, 0.184, 0.244, 0.306, 0.369, 0.434, 0.501, 0.568, 0.637, 0.708, 0.779, 0.852, 0.925, 1]
+    assert full[5:] == pytest.approx(wanted, abs=6e-4)
+    late = [entropy_coefficient(e, 20, 9, 1.0) for e in range(9, 20)]
+    wanted = [0, 0, 0.060, 0.143, 0.241, 0.349, 0.467, 0.592, 0.722, 0.859, 1]
+    assert late == pytest.approx(wanted, abs=6e-4)
+    assert entropy_coefficient(8, 20, 9, 1.0) == 0.0
+    assert full[-1] == late[-1] == 1.0
+
+
+def test_schedule_ends_at_its_value_however_short() -> None:
+    for epochs in range(1, 9):
+        assert entropy_coefficient(epochs - 1, epochs, 0, 1e-3) == pytest.approx(1e-3)
+
+
+def test_entropy_is_finite_where_a_probability_underflows() -> None:
+    """p * log(p) is NaN there."""
+    logits = torch.tensor([0.0, -500.0, 300.0], requires_grad=True)
+    value = entropy(logits)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0.0, abs=1e-6)
+    assert torch.isfinite(logits.grad).all()
+    hard = torch.tensor([0.0, -torch.inf])
+    assert float(entropy(hard)) == 0.0
+
+
+def test_ceiling_of_the_sum_and_the_mean() -> None:
+    for name, ceiling in (("basic", 15.8), ("rfdn", 86.3)):
+        space = load_space(name)
+        sites = (
+            {s.shared: s for s in space.wiring.sites} if name == "basic" else {s.name: s for s in space.wiring.sites}
+        )
+        logits = [torch.zeros(2 * len(s.operations)) for s in sites.values()]
+        total = sparsity_loss(logits, Sparsity.ENTROPY, EntropyReduction.SUM)
+        assert float(total) == pytest.approx(ceiling, abs=0.06)
+        mean = sparsity_loss(logits, Sparsity.ENTROPY, EntropyReduction.MEAN)
+        assert float(mean) == pytest.approx(ceiling / len(logits), rel=1e-2)
+
+
+def test_other_sparsity_terms() -> None:
+    logits = [torch.tensor([1.0, -2.0])]
+    assert float(sparsity_loss(logits, Sparsity.L1, EntropyReduction.SUM)) == 3.0
+    assert float(sparsity_loss(logits, Sparsity.L1_EXP, EntropyReduction.SUM)) == pytest.approx(math.e + math.exp(-2))
+    assert float(sparsity_loss(logits, Sparsity.NONE, EntropyReduction.SUM)) == 0.0
+
+
+def _logits(value: torch.Tensor) -> dict[str, torch.Tensor]:
+    space = load_space("rfdn").resized(cells=1)
+    made = {s.name: torch.full((2 * len(s.operations),), -7.0) for s in space.wiring.sites}
+    made["cells.0.body.0"] = value
+    return made
+
+
+def test_all_negative_logits_still_give_the_largest() -> None:
+    """A scan that starts from 0 returns the first operation at the first width."""
+    space = load_space("rfdn").resized(cells=1)
+    logits = -torch.arange(18, 0, -1).float()
+    genotype = derive(space, _logits(logits))
+    assert genotype.layers["cells.0.body.0"] == Choice("simple_5x5_grouped_2", 8)
+
+
+def test_joint_and_marginal_differ_where_mass_is_spread() -> None:
+    space = load_space("rfdn").resized(cells=1)
+    p = torch.full((9, 2), 1e-6)
+    p[1] = torch.tensor([0.31, 0.0001])
+    p[2] = torch.tensor([0.30, 0.29])
+    logits = p.log().flatten()
+    assert derive(space, _logits(logits)).layers["cells.0.body.0"] == Choice("simple_3x3", 4)
+    marginal = derive(space, _logits(logits), how=Derivation.MARGINAL)
+    assert marginal.layers["cells.0.body.0"] == Choice("simple_5x5", 4)

@@ -1,0 +1,257 @@
+"""A search and the training behind it, on real pictures, small."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitwright.foundation.errors import CheckpointError, UsageError
+from compress.recovery.processes import Processes
+from search.quantnas import bitops_costs
+from search.quantnas.data_split import Split, split_by_picture
+from search.quantnas.footprint import footprint
+from search.quantnas.found_network import QuantisedNetwork, deployable
+from search.quantnas.presets import PRESETS, preset
+from search.quantnas.quant_conv import QuantConv
+from search.quantnas.retrain import retrain
+from search.quantnas.search import STATE, Search
+from search.quantnas.settings import RetrainSettings, SearchSettings
+from search.quantnas.training_state import load_state
+from workloads.loading import load_checkpoint
+from workloads.super_resolution.format import Color, SRFormat
+from workloads.super_resolution.models.searched import Genotype, SearchedNetwork, load_space, save_network
+from workloads.super_resolution.models.searched.network import ConvUnit
+from workloads.super_resolution.training_data import PatchDataset
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+SPACE = load_space("basic").resized(width=6, cells=1)
+SETTINGS = SearchSettings(
+    epochs=3, warm_up=1, steps_per_epoch=3, batch=2, patch=12, alpha_rate=0.05, penalty=1e-3, log_every=1,
+    save_seconds=0.0,
+)  # fmt: skip
+
+
+def _patches(data: Path, patch: int = 12) -> PatchDataset:
+    return PatchDataset([data / "sr" / "test" / "Set5"], SRFormat(4, Color.RGB, 1.0), patch, 2**62, 0)
+
+
+@pytest.fixture(scope="module")
+def split(data: Path) -> Split:
+    return split_by_picture(_patches(data), 0.7, 777)
+
+
+def _search(split: Split, path: Path | None = None, **changes: object) -> Search:
+    return Search(SPACE, bitops_costs(SPACE), split, dataclasses.replace(SETTINGS, **changes), ALONE, path)
+
+
+def test_parts_have_no_picture_in_common_and_depend_on_the_seed_alone(data: Path) -> None:
+    patches = _patches(data)
+    first, again = (split_by_picture(patches, 0.7, 5) for _ in range(2))
+    assert first.pictures == again.pictures
+    numbers = [n for part in first.pictures.values() for n in part]
+    assert sorted(numbers) == [0, 1, 2, 3, 4]
+    assert len(first.pictures["selection"]) >= 1
+    assert torch.equal(first.weights[3][0], again.weights[3][0])
+    assert not torch.equal(first.weights[3][0], first.architecture[3][0])
+    with pytest.raises(UsageError, match="too few"):
+        split_by_picture(patches.part([0, 1], 0), 0.7, 0)
+
+
+def test_patches_of_an_epoch_are_counted_as_the_paper_cuts_them(data: Path) -> None:
+    baby = _patches(data).part([0], 0)
+    assert baby.patches_at(200, 70) == ((512 - 200) // 70 + 1) ** 2
+
+
+def test_architecture_waits_for_the_warm_up_and_then_moves(split: Split) -> None:
+    found = _search(split).run()
+    one = found.alphas["tail_0"]
+    assert one.shape == (4, 3, 2)
+    assert torch.equal(one[0], torch.full((3, 2), 1 / 6))
+    assert torch.equal(one[1], one[0])
+    assert not torch.allclose(one[3], one[0], atol=1e-3)
+    assert [("architecture" in e) for e in found.history] == [False] * 3 + [True] * 6
+    assert found.history[0]["cost"] == pytest.approx(bitops_costs(SPACE).uniform())
+    assert found.cost == bitops_costs(SPACE).of(found.genotype)
+    assert all(e["selection"] > 0 for e in found.history[2::3])
+
+
+def test_resumed_search_ends_where_the_uninterrupted_one_does(split: Split, tmp_path: Path) -> None:
+    whole = _search(split)
+    wanted = whole.run()
+
+    class StopError(Exception):
+        pass
+
+    def stop(entry: dict[str, float]) -> None:
+        if entry["step"] == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        Search(SPACE, bitops_costs(SPACE), split, SETTINGS, ALONE, tmp_path / STATE, stop).run()
+    position, _ = load_state(tmp_path / STATE, whole.position.fingerprint)
+    assert position.step == 4
+    resumed = _search(split, tmp_path / STATE)
+    found = resumed.run()
+    assert found.genotype == wanted.genotype
+    assert all(torch.equal(found.alphas[name], wanted.alphas[name]) for name in wanted.alphas)
+    for name, value in resumed.net.state_dict().items():
+        assert torch.equal(value, whole.net.state_dict()[name]), name
+    with pytest.raises(UsageError, match="another space, data or settings"):
+        _search(split, tmp_path / STATE, penalty=0.5).run()
+    (tmp_path / STATE).write_bytes(b"\0" * 100)
+    with pytest.raises(CheckpointError, match="damaged"):
+        _search(split, tmp_path / STATE).run()
+
+
+def test_killed_search_gives_the_same_genotype(split: Split, data: Path, tmp_path: Path) -> None:
+    wanted = _search(split).run()
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import importlib.util, sys\nfrom pathlib import Path\n"
+        f"spec = importlib.util.spec_from_file_location('job', {str(Path(__file__).resolve())!r})\n"
+        "job = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(job)\n"
+        f"split = job.split_by_picture(job._patches(Path({str(data)!r})), 0.7, 777)\n"
+        f"found = job._search(split, Path({str(tmp_path / STATE)!r})).run()\n"
+        f"found.genotype.save(Path({str(tmp_path / 'g.json')!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen([sys.executable, str(script)], env=environment)
+    end = time.monotonic() + 120
+    while not (tmp_path / STATE).exists() and time.monotonic() < end and job.poll() is None:
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert (tmp_path / STATE).exists()
+    subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=120)
+    assert Genotype.load(tmp_path / "g.json") == wanted.genotype
+
+
+def test_budget_is_met_and_an_impossible_one_is_refused_at_once(split: Split) -> None:
+    table = bitops_costs(SPACE)
+    budget = table.least * 1.6
+    found = _search(split, budget=budget, dual_rate=0.05).run()
+    assert found.cost <= budget
+    assert found.history[-1]["penalty"] > found.history[3]["penalty"] > 0
+    with pytest.raises(UsageError, match="cheapest costs"):
+        _search(split, budget=table.least * 0.9)
+
+
+def test_weight_step_takes_no_part_of_the_cost_and_alpha_step_moves_no_weight(split: Split) -> None:
+    search = _search(split)
+    before = {n: p.detach().clone() for n, p in search.net.named_parameters()}
+    batch = (torch.rand(2, 3, 12, 12), torch.rand(2, 3, 48, 48))
+    search._alpha_step(batch, epoch=2)
+    moved = {n for n, p in search.net.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == set(search.logits)
+    logits = {n: p.detach().clone() for n, p in search.logits.items()}
+    search._weight_step(batch, 9)
+    assert all(torch.equal(p, logits[n]) for n, p in search.logits.items())
+    assert all(p.grad is None or not p.requires_grad for p in search.logits.values())
+
+
+def test_footprint_grows_with_the_batch_and_refuses_what_does_not_fit(split: Split) -> None:
+    net = _search(split).net
+    before = {n: v.clone() for n, v in net.state_dict().items()}
+    one = footprint(net, split.weights[0], SETTINGS, 1)
+    many = footprint(net, split.weights[0], SETTINGS, 8)
+    assert many.bytes > 5 * one.bytes / 2
+    assert all(torch.equal(v, before[n]) for n, v in net.state_dict().items())
+    with pytest.raises(UsageError, match=r"does not fit: .* GiB"):
+        dataclasses.replace(many, free=many.bytes - 1).check()
+
+
+@pytest.fixture(scope="module")
+def genotype() -> Genotype:
+    return Genotype.uniform(load_space("basic").resized(width=12, cells=1), "simple_3x3", 4, adq=True)
+
+
+RETRAIN = RetrainSettings(epochs=3, steps_per_epoch=4, batch=2, patch=12, rate=1e-3, log_every=1, save_seconds=0.0)
+
+
+def _closeness(data: Path) -> object:
+    x, target = _patches(data, 20)[5]
+
+    def score(network: torch.nn.Module) -> float:
+        return -float((network(x[None]) - target[None]).abs().mean())
+
+    return score
+
+
+def test_retraining_learns_resumes_and_keeps_its_best_epoch(genotype: Genotype, data: Path, tmp_path: Path) -> None:
+    score, patches = _closeness(data), _patches(data)
+    longer = dataclasses.replace(RETRAIN, steps_per_epoch=25, rate=3e-3)
+    learned = retrain(genotype, patches, longer, score=score, processes=ALONE)
+    last = [entry["train"] for entry in learned.history[-10:]]
+    assert sum(last) / 10 < 0.8 * sum(entry["train"] for entry in learned.history[:10]) / 10
+    whole = retrain(genotype, patches, RETRAIN, score=score, processes=ALONE)
+    assert whole.score == pytest.approx(score(whole.network))
+    calls = []
+
+    def stopping(network: torch.nn.Module) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(network)
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        retrain(genotype, patches, RETRAIN, score=stopping, processes=ALONE, path=path)
+    resumed = retrain(genotype, patches, RETRAIN, score=score, processes=ALONE, path=path)
+    for name, value in resumed.network.state_dict().items():
+        assert torch.equal(value, whole.network.state_dict()[name]), name
+    assert resumed.score == whole.score
+
+
+def test_all_steps_of_the_found_network_are_trained(genotype: Genotype, data: Path) -> None:
+    network = QuantisedNetwork(genotype)
+    network.measure_steps(torch.stack([_patches(data)[i][0] for i in range(2)]))
+    start = {n: p.detach().clone() for n, p in network.named_parameters()}
+    trained = retrain(genotype, _patches(data), RETRAIN, score=lambda _: 0.0, processes=ALONE).network
+    steps = [n for n in start if "log_step" in n]
+    assert len(steps) == 2 * sum(isinstance(m, QuantConv) for m in network.modules())
+    moved = [n for n, p in trained.named_parameters() if n in steps and not torch.equal(p, start[n])]
+    assert len(moved) > 0.9 * len(steps)
+
+
+def test_deployable_network_differs_by_the_rounding_of_activations_alone(
+    genotype: Genotype, data: Path, tmp_path: Path
+) -> None:
+    network = retrain(genotype, _patches(data), RETRAIN, score=lambda _: 0.0, processes=ALONE).network
+    plain = deployable(network)
+    save_network(tmp_path / "n.safetensors", plain)
+    loaded = load_checkpoint(tmp_path / "n.safetensors").module
+    assert isinstance(loaded, SearchedNetwork)
+    x = torch.stack([_patches(data, 20)[i][0] for i in range(2)])
+    units = dict(loaded.named_modules())
+    checked = 0
+    with torch.no_grad():
+        assert torch.equal(loaded(x), plain(x))
+        for name, module in network.named_modules():
+            if isinstance(module, QuantConv):
+                unit = units[name]
+                assert isinstance(unit, ConvUnit)
+                assert len(unit.weight[0].unique()) <= 16
+                values = torch.rand(1, module.spec.inputs, 6, 6) * 3 * float(unit.limit)
+                step = float(unit.limit) / 15
+                on_grid = (values / step).round() * step
+                assert torch.allclose(unit(on_grid), module(on_grid), atol=1e-4)
+                checked += 1
+    assert checked == 8
+
+
+def test_presets_have_the_papers_figures() -> None:
+    a, b = PRESETS["paper-a"], PRESETS["paper-b"]
+    assert (a.search.epochs, a.search.warm_up, a.search.batch, a.search.patch) == (20, 0, 32, 45)
+    assert (b.search.warm_up, b.search.alpha_betas, b.search.weight_decay) == (9, (0.5, 0.999), 3e-8)
+    assert (b.sized_space().width, b.sized_space().cells, b.sized_space().bits) == (48, 4, (4, 8))
+    assert a.retrain.rate == 1e-4
+    with pytest.raises(UsageError, match="did you mean smoke"):
+        preset("smok")

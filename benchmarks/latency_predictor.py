@@ -95,7 +95,8 @@ def benchmark(given: argparse.Namespace) -> str:
                     for name, a in agreements.items()
                 ],
             ),
-            f"Fitted on {len(table)} rows ({predictor.report.chosen}); own estimate: {predictor.report.agreement}.",
+            f"Fitted on {len(table)} rows ({predictor.report.chosen}); own estimate: {predictor.report.agreement}."
+            + (f" Unlike all others: {', '.join(predictor.report.unlike)}." if predictor.report.unlike else ""),
         ]
     )
     results = {

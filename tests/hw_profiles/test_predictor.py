@@ -171,6 +171,20 @@ def test_held_out_networks_tell_the_error_and_the_whole_is_learned(predictor: La
     assert prediction.high >= prediction.low
 
 
+def test_a_network_that_no_other_is_like_is_named_and_does_not_blur_the_estimate() -> None:
+    kernel = conv(48, 64, "fp32").model_copy(update={"op": "Deconvolution"})
+    alone = network("delta", (48,), "fp32").model_copy(
+        update={"kernels": (kernel,), "kernel_ms": (500.0,), "ms": quantiles(500.0)}
+    )
+    found = LatencyPredictor.fit(LatencyTable([*table().networks, *grid(), alone]), runtime="openvino", profile=PROFILE)
+    assert found.report.unlike == ("delta",)
+    assert found.report.held_out == ("alpha", "beta", "gamma")
+    assert found.report.agreement is not None
+    assert found.report.agreement.median < 0.02
+    assert found.report.agreement.p90 < 0.05
+    assert found.predict([kernel]).ms == pytest.approx(500.0, rel=0.1)
+
+
 def test_without_networks_to_hold_out_the_error_is_unknown_not_zero() -> None:
     predictor = LatencyPredictor.fit(LatencyTable(grid()), runtime="openvino", profile=PROFILE)
     assert predictor.report.agreement is None

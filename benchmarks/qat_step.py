@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,38 +37,64 @@ from compress.recovery.student import student_of
 from compress.statistics import collect
 from workloads.loading import load_checkpoint
 
-FLOAT = "float"
+FLOAT, OURS = "float", "bitwright, learned scales"
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 @dataclass
 class Arm:
-    """A network in training, and what its step took in each round, in seconds of CPU time."""
+    """A network in training, and what its step took in each round, in seconds of CPU time.
+
+    `like`: the arm whose memory layout it takes. `captured`: its step is replayed as a CUDA graph.
+    """
 
     name: str
     network: nn.Module
     layout: str = "contiguous"
+    like: str | None = None
+    captured: bool = False
     optimizer: torch.optim.Optimizer | None = None
+    graph: Any = None
 
     def step(self, images: Tensor, targets: Tensor) -> float:
         """One training step; seconds of this process's CPU time (wall time on a GPU)."""
+        cuda = images.is_cuda
         if self.optimizer is None:
             free = [p for p in self.network.parameters() if p.requires_grad]
-            self.optimizer = torch.optim.Adam(free, lr=1e-6, fused=True)
-        cuda = images.is_cuda
+            self.optimizer = torch.optim.Adam(free, lr=1e-6, fused=True, capturable=cuda)
         images = images.contiguous(memory_format=LAYOUTS[self.layout])
+        if self.captured and self.graph is None:
+            self._capture(images, targets)
         if cuda:
             torch.cuda.synchronize()
         clock = time.perf_counter if cuda else time.process_time
         started = clock()
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self._advance(images, targets)
+        if cuda:
+            torch.cuda.synchronize()
+        return clock() - started
+
+    def _advance(self, images: Tensor, targets: Tensor) -> None:
+        assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         output = self.network(images)
         loss = nn.functional.l1_loss(getattr(output, "value", output), targets)
         torch.autograd.backward(loss)
         self.optimizer.step()
-        if cuda:
-            torch.cuda.synchronize()
-        return clock() - started
+
+    def _capture(self, images: Tensor, targets: Tensor) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._advance(images, targets)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self._advance(images, targets)
 
 
 def quantized(graph: fx.GraphModule, inputs: Tensor) -> CompressedModel:
@@ -84,17 +111,24 @@ def quantized(graph: fx.GraphModule, inputs: Tensor) -> CompressedModel:
 def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
     """All arms that are installed here."""
     graph, _ = fold(capture(module, images[:1].cpu()))
-    free = clone(graph)
-    for parameter in free.parameters():
-        parameter.requires_grad_(True)
-    student = student_of(quantized(graph, images[:4].cpu()), graph)
-    found = [Arm(FLOAT, free), Arm("bitwright, learned scales", student)]
+    model = quantized(graph, images[:4].cpu())
+
+    def both() -> Iterator[tuple[str, nn.Module]]:
+        free = clone(graph)
+        for parameter in free.parameters():
+            parameter.requires_grad_(True)
+        yield from ((FLOAT, free), (OURS, student_of(model, graph)))
+
+    found = [Arm(name, network) for name, network in both()]
+    if images.is_cuda:
+        found += [Arm(f"{n}, CUDA graph", network, like=n, captured=True) for n, network in both()]
     if compiled:
-        for arm in list(found):
-            network: Any = torch.compile(arm.network)
-            found.append(Arm(f"{arm.name}, compiled", network))
+        for name, network in both():
+            made: Any = torch.compile(network.to(images.device))
+            found.append(Arm(f"{name}, compiled", made, like=name))
     found.append(Arm("torch's fused LSQ kernels", with_fused_lsq(module)))
-    found.append(Arm("Brevitas layers", with_brevitas(module)))
+    if importlib.util.find_spec("brevitas") is not None:
+        found.append(Arm("Brevitas layers", with_brevitas(module)))
     found.append(Arm("torch.ao FX", with_fx(module, images)))
     if importlib.util.find_spec("torchao") is not None:
         found.append(Arm("torchao PT2E", with_pt2e(module, images)))
@@ -106,6 +140,10 @@ def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
 def measured(arms: list[Arm], images: Tensor, targets: Tensor, rounds: int) -> dict[str, list[float]]:
     """Seconds of each step, one step of each arm in turn; the first rounds choose the layout."""
     for arm in arms:
+        if arm.like is not None:
+            arm.layout = next(other.layout for other in arms if other.name == arm.like)
+            arm.step(images, targets)
+            continue
         trials = {}
         for layout in LAYOUTS:
             arm.layout = layout

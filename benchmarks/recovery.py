@@ -36,12 +36,19 @@ def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str
         accuracy_control=False, accuracy_drop=0.0, options=tuple(given.set), input_shape=timing.input_shape(network),
         images=given.images,
     )  # fmt: skip
-    claim(network, {**settings.decisive(), "minutes": given.minutes})
-    training = replace(settings, options=(*settings.options, f"recover_minutes={given.minutes:g}"))
+    steps = given.training_steps
+    length, recover = f"{given.minutes:g} min", f"recover_minutes={given.minutes:g}"
+    if steps is not None:
+        length, recover = f"{steps} steps", f"recover={steps}"
+    claim(network, {**settings.decisive(), "length": length})
+    recover = (
+        f"recover_minutes={given.minutes:g}" if given.training_steps is None else f"recover={given.training_steps}"
+    )
+    training = replace(settings, options=(*settings.options, recover))
     arms = [
         Arm(BASELINE, partial(onnxruntime_float, network, settings)),
         Arm("bitwright int8", partial(bitwright_arm, network, settings, LIMIT)),
-        Arm(f"bitwright int8, {given.minutes:g} min of training", partial(bitwright_arm, network, training, LIMIT)),
+        Arm(f"bitwright int8, {length} of training", partial(bitwright_arm, network, training, LIMIT)),
     ]
     records = [finished(network, arm, SETS) for arm in arms]
     times = timed(network, records, timing)
@@ -95,6 +102,7 @@ def main() -> int:
     parser = command.parser("Measure what recovery training brings back.", "benchmarks/results/recovery")
     parser.add_argument("--networks", default="rfdn_x4", help="stems of super-resolution checkpoints")
     parser.add_argument("--minutes", type=float, default=45.0, help="training time of each network, wall clock")
+    parser.add_argument("--training-steps", type=int, default=None, help="training steps of each network, not minutes")
     parser.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the classifier at each bit width; 0: none")
     parser.add_argument("--steps", type=int, default=400, help="steps of each of them, batches of 64")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from pydantic import BaseModel, ConfigDict
-from torch import fx
 
 from benchmarks.command import WORK
 from bitwright.foundation.files import write_text
@@ -22,7 +21,7 @@ from compress.recovery.recover import recover
 from compress.recovery.settings import OutputLoss, RecoverySettings
 from compress.statistics import collect
 from workloads.loading import load_checkpoint
-from workloads.workload import LoadedModel
+from workloads.workload import LoadedModel, Predict
 
 BITS = (8, 4)
 TITLES = ("weights and activations", "seed", "float %", "quantised %", "trained %", "drop", "steps", "minutes")
@@ -102,8 +101,8 @@ def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
     teacher = prepare(capture(loaded.module, workload.example_input(side, side)))
     held_out, test = workload.held_out(data), workload.samples(data)
 
-    def score(network: fx.GraphModule) -> float:
-        quality = workload.evaluate(network, held_out)
+    def score(predict: Predict) -> float:
+        quality = workload.evaluate(predict, held_out)
         return quality.mean - _LOG_SHARE * quality.extra["cross-entropy"]
 
     before = workload.evaluate(model.simulate(), test).mean

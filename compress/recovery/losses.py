@@ -20,7 +20,7 @@ class RecoveryLoss:
         self._settings, self._spreads, self._task_loss = settings, list(spreads), task_loss
 
     def __call__(self, outputs: Sequence[Tensor], teacher: Sequence[Tensor], target: Tensor, past: Tensor | None,
-                 progress: float) -> Tensor:  # fmt: skip
+                 progress: float | Tensor) -> Tensor:  # fmt: skip
         """The loss of (output, taps ...) against the teacher's. A mean over samples, so that shards can be averaged.
 
         `past`: logits of the model's own past; `progress` in [0, 1] is the share of the training that is done.
@@ -54,7 +54,7 @@ def output_loss(kind: OutputLoss, output: Tensor, teacher: Tensor, variance: Ten
     return functional.kl_div(*logs, reduction="batchmean", log_target=True)
 
 
-def softened_cross_entropy(logits: Tensor, labels: Tensor, past: Tensor, share: float) -> Tensor:
+def softened_cross_entropy(logits: Tensor, labels: Tensor, past: Tensor, share: float | Tensor) -> Tensor:
     """Cross-entropy against labels of which `share` is given to the past model's probabilities (PS-KD, 2006.12000)."""
     hard = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return functional.cross_entropy(logits, (1 - share) * hard + share * functional.softmax(past, dim=1))

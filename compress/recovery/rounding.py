@@ -58,6 +58,36 @@ class _RoundTensor(torch.autograd.Function):
         return passed, to_scale, to_zero, None, None
 
 
+class _RoundChannels(torch.autograd.Function):
+    """y of a weight, scales and integral zero points [C] along `axis`, or [1]; gradients to weight and scales.
+
+    For GPUs: torch's fused kernel has the host check the zero points in each call, and so waits for the device.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, scale: Tensor, zero: Tensor, axis: int | None, qmin: int, qmax: int, factor: float
+    ) -> Tensor:
+        shape = [1] * weight.dim()
+        if axis is not None:
+            shape[axis] = -1
+        step, shift = scale.view(shape), zero.view(shape)
+        steps = weight * torch.reciprocal(step)
+        rounded = torch.round(steps)
+        integers = torch.clamp(rounded, qmin - shift, qmax - shift)
+        ctx.save_for_backward(steps, integers, rounded == integers)
+        ctx.factor, ctx.summed = factor, [d for d in range(weight.dim()) if d != axis]
+        return integers * step
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+        (g,) = gradients
+        steps, integers, inside = ctx.saved_tensors
+        passed = g * inside
+        to_scale = (g * integers - passed * steps).sum(ctx.summed).reshape(-1) * ctx.factor
+        return passed, to_scale, None, None, None, None, None
+
+
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> over all elements, shape []; without copies where both lie alike in memory."""
     if a.stride() != b.stride() or not (a.is_contiguous() or a.is_contiguous(memory_format=torch.channels_last)):
@@ -77,6 +107,12 @@ def round_activation(x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: in
 def round_weight(weight: Tensor, scale: Tensor, zero: Tensor, axis: int | None, qmin: int, qmax: int) -> Tensor:
     """Fake-quantise a weight with learned scales: [C] along `axis`, or [1]; zero points (float, integral) are fixed."""
     factor = gradient_factor(weight.numel() // scale.numel(), qmax)
+    if weight.is_cuda:
+        result = _RoundChannels.apply(  # type: ignore[no-untyped-call]
+            weight, scale, zero, axis, qmin, qmax, factor
+        )
+        assert isinstance(result, Tensor)
+        return result
     if axis is None:
         return torch._fake_quantize_learnable_per_tensor_affine(weight, scale, zero, qmin, qmax, factor)
     return torch._fake_quantize_learnable_per_channel_affine(weight, scale, zero, axis, qmin, qmax, factor)

@@ -7,22 +7,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils.data import DataLoader, Dataset
 
 from bitwright.foundation.progress import note
+from compress.graph import clone
 from compress.recovery import checkpoint
 from compress.recovery.checkpoint import MOMENTS, Position, Values
 from compress.recovery.losses import RecoveryLoss, TaskLoss
 from compress.recovery.processes import Processes
-from compress.recovery.schedule import PACE_STEPS, SKIPPED, affordable_steps, rate_share
-from compress.recovery.settings import Arithmetic, RecoverySettings
+from compress.recovery.schedule import PACE_STEPS, SKIPPED, affordable_steps
+from compress.recovery.settings import RecoverySettings
+from compress.recovery.step import Networks, ReplayedStep, Step
 from compress.recovery.student import tap_names, tapped
+from workloads.workload import Predict
 
 Pairs = Dataset[tuple[Tensor, Tensor]]
-Score = Callable[[fx.GraphModule], float]
+Score = Callable[[Predict], float]
+"""Quality of a network that takes and returns tensors on the CPU."""
 OnLog = Callable[[Position], None]
 
+UNKNOWN = 10**9
+"""Steps in all while a time budget has not become a number of steps yet."""
 SPREAD_SAMPLES = 8
 """First samples of the data that the variances in the loss are taken from."""
 
@@ -39,17 +45,19 @@ class Trainer:
         self.layout = layout
         self.student = student.to(self.device)
         names = tap_names(teacher, settings.layers_per_tap) if settings.feature_weight else ()
-        self.teacher = tapped(teacher, names).to(self.device)
-        self.network = processes.synchronised(tapped(self.student, names))
+        # A copy: to another device, a module moves the tensors that it shares.
+        self.teacher = tapped(clone(teacher), names).to(self.device)
+        network = processes.synchronised(tapped(self.student, names))
         self.free = {n: p for n, p in self.student.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.free.items()}
         self.best = {n: p.detach().clone() for n, p in self.free.items()}
         self.past = {n: p.detach().clone() for n, p in self.free.items()} if settings.self_distillation else {}
-        self.rates = [_rate(settings, name) for name in self.free]
-        groups = [{"params": [p], "lr": r} for p, r in zip(self.free.values(), self.rates, strict=True)]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+        loss = RecoveryLoss(settings, self._spreads(), task_loss)
+        # Replaying saves launches, which gradients that are sent between the kernels do not allow.
+        kind = ReplayedStep if self.device.type == "cuda" and processes.size == 1 else Step
+        networks = Networks(self.student, network, self.teacher)
+        self.step = kind(networks, loss, settings, self.free, self.average, self.past, self.device)
         self.position = Position(fingerprint, total=settings.steps or 0)
-        self.loss = RecoveryLoss(settings, self._spreads(), task_loss)
 
     def run(self, on_log: OnLog | None = None) -> Position:
         """Train to the end, from the saved state if there is one; `student` ends at the best values seen."""
@@ -88,32 +96,10 @@ class Trainer:
 
     def _step(self, images: Tensor, targets: Tensor) -> Tensor:
         """One optimiser step; the loss of this process's share, not synchronised with the device."""
-        position, settings = self.position, self.settings
+        position = self.position
         images = images.to(self.device, memory_format=self.layout, non_blocking=True)
         targets = targets.to(self.device, non_blocking=True)
-        share = position.step / max(1, position.total or 10**9)
-        total = position.total or 10**9
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * rate_share(position.step, total, settings.warm_up, settings.final_rate)
-        low = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.arithmetic is Arithmetic.BF16)
-        with low, torch.no_grad():
-            wanted = self.teacher(images)
-            past = torch.func.functional_call(self.student, self.past, (images,)) if self.past else None
-        with low:
-            outputs = self.network(images)
-        loss = self.loss(
-            [y.float() for y in outputs], [t.float() for t in wanted], targets,
-            None if past is None else past.float(), share,
-        )  # fmt: skip
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(list(self.free.values()), settings.clip)
-        self.optimizer.step()
-        decay = min(settings.ema, (1 + position.step) / (10 + position.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.free.values()], 1 - decay)
-        return loss.detach()
+        return self.step(images, targets, position.step, position.total or UNKNOWN)
 
     def _check_if_due(self) -> float | None:
         """Score the averaged values at regular steps and at the end, and keep them if they are the best so far."""
@@ -131,14 +117,14 @@ class Trainer:
             position.best, position.best_step = score, position.step
             self.best = {n: v.clone() for n, v in self.average.items()}
         if self.past:
-            self.past = {n: v.clone() for n, v in self.average.items()}
+            _copy(self.average, self.past)
         return score
 
     def _score(self) -> float:
         value = 0.0
         if self.processes.first:
             with torch.no_grad():
-                value = self.score(self.student)
+                value = self.score(lambda x: self.student(x.to(self.device)).cpu())
         return self.processes.from_first(value)
 
     def _spreads(self) -> list[Tensor]:
@@ -183,7 +169,7 @@ class Trainer:
             return
         values = {n: p.detach() for n, p in self.free.items()}
         groups = {"value": values, "average": self.average, "best": self.best, "past": self.past}
-        moments = {m: {n: self.optimizer.state[p][m] for n, p in self.free.items()} for m in MOMENTS}
+        moments = {m: {n: self.step.optimizer.state[p][m] for n, p in self.free.items()} for m in MOMENTS}
         checkpoint.save(self.path, self.position, groups, moments)
 
     def _restore(self, path: Path) -> Position:
@@ -191,17 +177,17 @@ class Trainer:
         # In the order of `free`: the file has its own.
         on_device = {g: {n: values[n].to(self.device) for n in self.free} for g, values in groups.items()}
         self._put(on_device["value"])
-        self.average, self.best = on_device["average"], on_device["best"]
-        self.past = on_device.get("past", {})
+        self.best = on_device["best"]
+        _copy(on_device["average"], self.average)
+        _copy(on_device.get("past", {}), self.past)
         for name, parameter in self.free.items():
             steps = torch.tensor(float(self.position.step), device=self.device)
-            self.optimizer.state[parameter] = {"step": steps} | {m: on_device[m][name] for m in MOMENTS}
+            self.step.optimizer.state[parameter] = {"step": steps} | {m: on_device[m][name] for m in MOMENTS}
         note(f"recovery: continuing at step {self.position.step}")
         return self.position
 
 
-def _rate(settings: RecoverySettings, name: str) -> float:
-    leaf = name.rpartition(".")[2]
-    rates = {"latent": settings.weight_rate, "log_factor": settings.scale_rate,
-             "zero_point": settings.zero_rate, "offset": settings.bias_rate}  # fmt: skip
-    return rates[leaf]
+def _copy(source: Values, target: Values) -> None:
+    with torch.no_grad():
+        for name, value in source.items():
+            target[name].copy_(value)

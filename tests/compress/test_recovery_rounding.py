@@ -6,8 +6,9 @@ import pytest
 import torch
 from skimage import data as pictures
 
-from compress.quantizers import A8, fake_quantize, params_from_range
+from compress.quantizers import A8, W8, fake_quantize, params_from_range
 from compress.recovery.learned import LearnedActivation
+from compress.recovery.rounding import _RoundChannels, round_weight
 
 
 @pytest.mark.parametrize("zero", [0, 7, 120, 255])
@@ -41,3 +42,26 @@ def test_scale_of_a_picture_that_is_on_the_grid_gets_exactly_no_gradient() -> No
     learned(x).backward(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
     assert learned.log_factor.grad is not None
     assert learned.log_factor.grad.item() == 0.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_the_form_for_gpus_rounds_weights_as_the_fused_kernel_does(axis: int | None) -> None:
+    made = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 6, 3, 3, generator=made)
+    upstream = torch.randn(weight.shape, generator=made)
+    count = 1 if axis is None else 6
+    found = []
+    for fused in (True, False):
+        leaf = weight.clone().requires_grad_()
+        scale = torch.linspace(0.01, 0.03, count).requires_grad_()
+        zero = torch.zeros(count)
+        if fused:
+            y = round_weight(leaf, scale, zero, axis, W8.qmin, W8.qmax)
+        else:
+            factor = (weight.numel() // count * W8.qmax) ** -0.5
+            y = _RoundChannels.apply(leaf, scale, zero, axis, W8.qmin, W8.qmax, factor)
+        y.backward(upstream)
+        found.append((y.detach(), leaf.grad, scale.grad))
+    assert (found[0][1] == 0).any()
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -18,17 +18,16 @@ from compress.preparation import prepare
 from compress.quantizers import A8, W8
 from compress.ranges import RangeMethod, set_ranges
 from compress.recovery.recover import recover
+from compress.recovery.scores import logit_agreement
 from compress.recovery.settings import OutputLoss, RecoverySettings
 from compress.statistics import collect
 from workloads.loading import load_checkpoint
-from workloads.workload import LoadedModel, Predict
+from workloads.workload import LoadedModel
 
 BITS = (8, 4)
 TITLES = ("weights and activations", "seed", "float %", "quantised %", "trained %", "drop", "steps", "minutes")
 _CALIBRATION = 256
 _BATCH = 64
-_LOG_SHARE = 10.0
-"""What a unit of cross-entropy counts beside a percent of accuracy where checkpoints are chosen: it is less noisy."""
 
 
 class Trained(BaseModel):
@@ -101,15 +100,11 @@ def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
     teacher = prepare(capture(loaded.module, workload.example_input(side, side)))
     held_out, test = workload.held_out(data), workload.samples(data)
 
-    def score(predict: Predict) -> float:
-        quality = workload.evaluate(predict, held_out)
-        return quality.mean - _LOG_SHARE * quality.extra["cross-entropy"]
-
     before = workload.evaluate(model.simulate(), test).mean
     note(f"{given.classifier}, {bits} bits, seed {seed}: {before:.2f} % before training")
     result = recover(
-        model, teacher, workload.training(data, side, seed), settings_of(bits, given.steps, seed), score=score,
-        task_loss=workload.loss, folder=folder,
+        model, teacher, workload.training(data, side, seed), settings_of(bits, given.steps, seed),
+        score=logit_agreement(teacher, held_out), task_loss=workload.loss, folder=folder,
     )  # fmt: skip
     found = Trained(
         bits=bits, seed=seed, float_top1=workload.evaluate(teacher, test).mean, quantised_top1=before,

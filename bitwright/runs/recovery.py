@@ -8,6 +8,7 @@ from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.recovery.recover import recover
+from compress.recovery.scores import logit_agreement
 from compress.recovery.settings import OutputLoss, RecoverySettings
 from workloads.classification.task import Classification
 
@@ -42,17 +43,20 @@ def recovered(job: Job) -> None:
         job.run.finish_stage("recovered", [], values)
         return
     workload = job.loaded.workload
+    start = CompressedModel.load(job.run.path / str(before["model"]), job.graph)
+    classifies = isinstance(workload, Classification)
     result = recover(
-        CompressedModel.load(job.run.path / str(before["model"]), job.graph),
+        start,
         job.balanced,
         workload.training(job.request.data, settings.patch, job.request.seed),
         settings,
-        score=job.evaluate,
+        score=logit_agreement(job.balanced, job.held_out) if classifies else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
     )
     result.model.save(job.run.path / RECOVERED)
-    drop = float(job.run.values("nearest")["float_quality"]) - result.after
+    after = job.evaluate(result.model.simulate()) if classifies else result.after
+    drop = float(job.run.values("nearest")["float_quality"]) - after
     note(f"with recovery training of {result.steps} steps: drop {drop:.3f} {workload.unit} on held-out samples")
     job.run.finish_stage(
         "recovered",

@@ -53,7 +53,10 @@ def benchmark(given: argparse.Namespace) -> str:
     """Run the benchmark, write its results and return the text of its table."""
     device = load_profile(given.device)
     table = LatencyTable.load(given.table) if given.table else measured(given, TAUGHT, given.out / TABLE, grid=True)
-    unseen_table = measured(given, HELD_OUT, given.out / UNSEEN, grid=False)
+    held_out = given.held_out
+    unseen_table = (
+        LatencyTable.load(held_out) if held_out else measured(given, HELD_OUT, given.out / UNSEEN, grid=False)
+    )
     unseen = unseen_table.networks
     names = {architecture(row.network) for row in unseen}
     leaked = sorted({row.network for row in table.networks if architecture(row.network) in names})
@@ -123,6 +126,7 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, required=True, help="folder of checkpoints/")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latency_predictor"), help="results")
     parser.add_argument("--table", type=Path, default=None, help="latency table to fit on; without it one is measured")
+    parser.add_argument("--held-out", type=Path, default=None, help="table of networks never seen; else measured")
     parser.add_argument("--device", default="x86-avx512-vnni-bf16", help="device profile")
     parser.add_argument("--threads", type=int, default=1, help="threads that latency is measured on")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed seconds of each engine")

@@ -6,8 +6,10 @@ Two kinds of lines: a kernel (`LatencyRow`) and a whole network with all kernels
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,7 +124,7 @@ class LatencyTable:
 
     @staticmethod
     def load(*paths: Path) -> LatencyTable:
-        """Merge files, later ones over earlier ones.
+        """Merge files, later ones over earlier ones; those that end in .gz are unpacked.
 
         A last line that was cut off by a kill is left out, with a note. UsageError, with file and line, for a file
         that cannot be read and for any other line that is no row.
@@ -200,6 +202,8 @@ def to_line(row: Row) -> str:
 
 def append(path: Path, row: Row) -> None:
     """Add a row to a file; the rest of a line that a kill cut off before is closed first, so that no row is lost."""
+    if path.suffix == ".gz":
+        raise UsageError(f"the latency table {path} is packed and can only be read; unpack it with gunzip to add to it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
@@ -219,9 +223,13 @@ def append(path: Path, row: Row) -> None:
 
 def _read(path: Path) -> Iterator[Row]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise UsageError(f"the latency table {path} cannot be read ({error.strerror})") from error
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"the latency table {path} cannot be read ({why})") from error
+    lines = content.decode(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

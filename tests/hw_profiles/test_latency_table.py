@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,15 @@ def test_rows_of_another_environment_are_warned_of() -> None:
     )
     assert LatencyTable([row(1.0)]).foreign_warning("here") is None
     assert table.fingerprints == ("here", "there")
+
+
+def test_a_packed_table_is_read_but_not_added_to(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "t.jsonl", tmp_path / "t.jsonl.gz"
+    append(plain, row(1.0))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert LatencyTable.load(packed).kernels == (row(1.0),)
+    with pytest.raises(UsageError, match="is packed and can only be read"):
+        append(packed, row(2.0))
+    packed.write_bytes(packed.read_bytes()[:40])
+    with pytest.raises(UsageError, match="cannot be read"):
+        LatencyTable.load(packed)

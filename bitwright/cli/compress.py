@@ -169,7 +169,11 @@ def preview(request: CompressRequest, as_json: bool) -> None:
 def carry_out(request: CompressRequest, *, resume: bool, overwrite: bool, as_json: bool) -> None:
     """Run the job and print its result; a result that breaks a promise is printed before its error goes on."""
     from bitwright.runs.compress import compress as run_job
+    from bitwright.runs.followers import follow, follows
 
+    if follows():
+        follow(request)
+        return
     try:
         run_job(request, resume=resume, overwrite=overwrite)
     except (VerificationError, ConstraintError):

@@ -112,7 +112,11 @@ def _look_ahead(request: CurveRequest, as_json: bool) -> None:
 def _carry_out(request: CurveRequest, *, resume: bool, overwrite: bool, as_json: bool) -> None:
     """Make the curve and print it; a limit that is not reached is told after the curve was printed."""
     from bitwright.runs.curve import curve as make
+    from bitwright.runs.followers import follow, follows
 
+    if follows():
+        follow(request.job_request())
+        return
     try:
         make(request, resume=resume, overwrite=overwrite)
     except ConstraintError:

@@ -24,6 +24,7 @@ from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.curve_timing import latency_of, sessions, time_points
 from bitwright.runs.folder import LAST_STAGE, RunFolder
 from bitwright.runs.job import Job
+from compress.recovery.processes import NOTHING, give_order
 from hw_profiles.latency_table import LatencyTable
 
 CURVE = "curve.json"
@@ -48,6 +49,8 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
     """
     torch.manual_seed(request.seed)
     with RunFolder.open(request, resume=resume, overwrite=overwrite) as run:
+        if run.stage_done("recovered"):
+            give_order(NOTHING)
         job = Job.open(request.job_request(), run)
         if not run.stage_done(SHARED_STAGES[0][0]):
             job.check_data()

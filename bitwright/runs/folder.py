@@ -95,6 +95,13 @@ class RunFolder:
             raise
         return run
 
+    @classmethod
+    def beside(cls, path: Path) -> RunFolder:
+        """The folder that another process has open, to read only: without a lock, a log or an end."""
+        run = cls(path, (), FolderLock(path))
+        run.journal.read()
+        return run
+
     @property
     def finished(self) -> bool:
         """Whether the whole job is done."""

@@ -7,7 +7,8 @@ import shutil
 from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
-from compress.recovery.recover import recover
+from compress.recovery.processes import NOTHING, give_order
+from compress.recovery.recover import Recovered, recover
 from compress.recovery.scores import logit_agreement
 from compress.recovery.settings import OutputLoss, RecoverySettings
 from workloads.classification.task import Classification
@@ -34,19 +35,13 @@ def settings_of(job: Job) -> RecoverySettings | None:
     )  # fmt: skip
 
 
-def recovered(job: Job) -> None:
-    """Train the model of the stage before against the balanced float network; what is not better is not kept."""
-    before = job.run.values("reconstructed")
-    settings = settings_of(job)
-    if settings is None:
-        values = {"drop": before["drop"], "model": before["model"], "skipped": "not asked for"}
-        job.run.finish_stage("recovered", [], values)
-        return
-    workload = job.loaded.workload
-    start = CompressedModel.load(job.run.path / str(before["model"]), job.graph)
+def train(job: Job) -> Recovered:
+    """Train the model of the stage before against the balanced float network, together with all other processes."""
+    settings, workload = settings_of(job), job.loaded.workload
+    assert settings is not None
     classifies = isinstance(workload, Classification)
-    result = recover(
-        start,
+    return recover(
+        CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph),
         job.balanced,
         workload.training(job.request.data, settings.patch, job.request.seed),
         settings,
@@ -54,8 +49,21 @@ def recovered(job: Job) -> None:
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
     )
+
+
+def recovered(job: Job) -> None:
+    """The stage: training, of which nothing is kept that is not better; other processes are told to join in."""
+    before = job.run.values("reconstructed")
+    if settings_of(job) is None:
+        give_order(NOTHING)
+        values = {"drop": before["drop"], "model": before["model"], "skipped": "not asked for"}
+        job.run.finish_stage("recovered", [], values)
+        return
+    give_order(str(job.run.path.resolve()))
+    result = train(job)
     result.model.save(job.run.path / RECOVERED)
-    after = job.evaluate(result.model.simulate()) if classifies else result.after
+    workload = job.loaded.workload
+    after = job.evaluate(result.model.simulate()) if isinstance(workload, Classification) else result.after
     drop = float(job.run.values("nearest")["float_quality"]) - after
     note(f"with recovery training of {result.steps} steps: drop {drop:.3f} {workload.unit} on held-out samples")
     job.run.finish_stage(

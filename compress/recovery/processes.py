@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 
 import torch
 from torch import Tensor, distributed, nn
@@ -57,11 +59,43 @@ class Processes:
         return float(shared)
 
 
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one to come to what they do together."""
+NOTHING = ""
+"""The order to processes that are not needed."""
+_ORDER = "order"
+
+
+def started() -> tuple[int, int]:
+    """This process's rank among those that `torchrun` started, and their number; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@cache
+def _meeting_place() -> distributed.Store:
+    store, _, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    assert isinstance(store, distributed.Store)
+    return store
+
+
+def give_order(order: str) -> None:
+    """Tell the processes beside the first what to do; the first order counts. Nothing to do where there are none."""
+    if started()[1] > 1 and not _meeting_place().check([_ORDER]):
+        _meeting_place().set(_ORDER, order)
+
+
+def wait_for_order() -> str:
+    """The order of the first process, as soon as it gives one."""
+    _meeting_place().wait([_ORDER], PATIENCE)
+    found: bytes = _meeting_place().get(_ORDER)
+    return found.decode()
+
+
 @contextmanager
 def processes() -> Iterator[Processes]:
     """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one."""
     cuda = torch.cuda.is_available()
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = started()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
@@ -69,7 +103,8 @@ def processes() -> Iterator[Processes]:
     if size == 1:
         yield Processes(0, 1, device)
         return
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    store = distributed.PrefixStore("training", _meeting_place())
+    distributed.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Processes(distributed.get_rank(), size, device)
     finally:

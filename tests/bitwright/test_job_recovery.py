@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +62,33 @@ def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: P
         CompressRequest.model_validate({**given.model_dump(), "recover": 5, "recover_minutes": 1.0})
     with pytest.raises(UsageError, match="--recover"):
         CompressRequest.model_validate({**given.model_dump(), "recover": 0})
+
+
+@pytest.mark.engine
+def test_two_processes_train_one_job(data: Path, tmp_path: Path) -> None:
+    net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    drops = {}
+    for name, start in {"alone": [sys.executable], "two": torchrun}.items():
+        out = tmp_path / name
+        words = ["compress", net, "--device", DEVICE, "--data", photos, "--out", out, "--recover", "6"]
+        words += [
+            "--calibration-count",
+            "8",
+            "--calibration-size",
+            "32",
+            "--no-reconstruct",
+            "--measure-seconds",
+            "0.2",
+        ]
+        done = subprocess.run(
+            [*start, "-m", "bitwright", *map(str, words)], env=environment, cwd=tmp_path, capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("report.html") == 1
+        lines = map(json.loads, (out / "journal.jsonl").read_text().splitlines())
+        drops[name] = next(line["values"]["drop"] for line in lines if line["stage"] == "recovered")
+    assert drops["two"] == pytest.approx(drops["alone"], abs=1e-3)

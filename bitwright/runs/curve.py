@@ -54,6 +54,8 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
         job = Job.open(request.job_request(), run)
         if not run.stage_done(SHARED_STAGES[0][0]):
             job.check_data()
+        elif not sessions(job):
+            stages.renew_baseline(job)
         for name, stage in SHARED_STAGES:
             if not run.stage_done(name):
                 stage(job)

@@ -126,6 +126,10 @@ class RunFolder:
         self.log_file.write(f"stage {name} done in {seconds:.1f} s")
         self._since = time.monotonic()
 
+    def renew_stage(self, name: str, files: Sequence[str | Path]) -> None:
+        """Record that the files of a finished stage were made again, so that what rests on it stays finished."""
+        self.journal.renew(name, {self._relative(file): sha256_file(self.path / file) for file in files})
+
     def values(self, name: str) -> dict[str, Any]:
         """What a finished stage left; UsageError where it is not finished."""
         entry = self.journal.entry(name)

@@ -1,4 +1,4 @@
-"""The processes beside the first that `torchrun` starts: they take part in the training of a job, and in nothing else."""
+"""The processes beside the first that `torchrun` starts: they take part in a job's training, and in nothing else."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel, Sample
 
 BALANCED = "work/balanced.safetensors"
+FIRST_STAGE = "float"
 TRACE_SIDE = 64
 SENSITIVITY_SAMPLES = 4
 PROBE_SIZE = (61, 53)
@@ -51,7 +52,10 @@ class Job:
     def open(request: CompressRequest, run: RunFolder) -> Job:
         """Load the checkpoint and the profile, choose the runtime, capture the network and prove its transforms."""
         profile = load_profile(request.device)
-        runtime = choose_runtime(profile, request.runtime)
+        # A run that goes on where other runtimes are installed keeps the one that its plan was made for.
+        started = run.journal.entry(FIRST_STAGE)
+        recorded = None if started is None else started.values.get("runtime")
+        runtime = choose_runtime(profile, request.runtime or (recorded if isinstance(recorded, str) else None))
         loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
         side = max(TRACE_SIDE, loaded.workload.min_input_side)
         example = loaded.workload.example_input(side, side)

@@ -67,6 +67,12 @@ class Journal:
             raise explain_os_error(error, self.path) from error
         self._remember(entry)
 
+    def renew(self, stage: str, files: Mapping[str, str]) -> None:
+        """New hashes for the files of a finished stage, which were made again to the same effect; the rest stays."""
+        changed = self._entries[stage].model_copy(update={"files": dict(files)})
+        self._entries[stage] = changed
+        write_text(self.path, "".join(f"{entry.model_dump_json()}\n" for entry in self._entries.values()))
+
     def entry(self, stage: str) -> StageEntry | None:
         """What is known of a finished stage."""
         return self._entries.get(stage)

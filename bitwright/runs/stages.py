@@ -11,7 +11,7 @@ from torch import Tensor
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
 from bitwright.runs.built import FILES, build_audited
-from bitwright.runs.job import BALANCED, Job
+from bitwright.runs.job import BALANCED, FIRST_STAGE, Job
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
 from compress.compressed import CompressedModel
@@ -24,7 +24,8 @@ from compress.ranges import RangeMethod, set_ranges
 from compress.reconstruction import ReconstructionSettings, reconstruct
 from compress.statistics import collect
 from deploy.engine import Runtime
-from deploy.engines import build_engine
+from deploy.engines import build_engine, read_spec
+from deploy.engines.runtime_packages import runtime_version
 from deploy.onnx_export import export_float
 from search.fallback import fallback_order, meet_drop
 from search.layer_sensitivity import layer_sensitivity, restricted
@@ -34,6 +35,7 @@ RECONSTRUCTED = "work/reconstructed.safetensors"
 BLOCKS = "work/blocks"
 SELECTED = "work/selected.safetensors"
 FLOAT = "float"
+BASELINE_FILES = (f"{FLOAT}/float.onnx", f"{FLOAT}/engine.json")
 
 PROBED = 32
 """Calibration inputs that the answer to rounding noise is probed on: a backward pass each."""
@@ -47,7 +49,20 @@ def float_baseline(job: Job) -> None:
     """The float network in ONNX Runtime: what speed-up and drop are measured against."""
     export_float(job.original, job.example, job.float_onnx)
     build_engine(job.float_onnx, job.float_onnx.parent, runtime=Runtime.ONNXRUNTIME, profile=job.profile.id)
-    job.run.finish_stage("float", [f"{FLOAT}/float.onnx", f"{FLOAT}/engine.json"], {})
+    job.run.finish_stage(FIRST_STAGE, BASELINE_FILES, {"runtime": job.runtime.value})
+
+
+def renew_baseline(job: Job) -> None:
+    """Build the baseline's engine again where it was built with another version of its runtime.
+
+    A run may be trained on one machine and go on on another; of what it holds, only engines depend on versions.
+    """
+    spec = read_spec(job.float_onnx.parent)
+    installed = runtime_version(spec.runtime)
+    if spec.runtime_version != installed:
+        note(f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {installed}")
+        build_engine(job.float_onnx, job.float_onnx.parent, runtime=spec.runtime, profile=job.profile.id)
+        job.run.renew_stage(FIRST_STAGE, BASELINE_FILES)
 
 
 def nearest(job: Job) -> None:

@@ -11,6 +11,8 @@ from functools import cache
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from bitwright.foundation.errors import UsageError
@@ -72,9 +74,9 @@ def started() -> tuple[int, int]:
 
 
 @cache
-def _meeting_place() -> distributed.Store:
-    store, _, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))
-    assert isinstance(store, distributed.Store)
+def _meeting_place() -> Store:
+    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    assert isinstance(store, Store)
     return store
 
 
@@ -103,7 +105,7 @@ def processes() -> Iterator[Processes]:
     if size == 1:
         yield Processes(0, 1, device)
         return
-    store = distributed.PrefixStore("training", _meeting_place())
+    store = PrefixStore("training", _meeting_place())
     distributed.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Processes(distributed.get_rank(), size, device)

@@ -1,0 +1,59 @@
+"""A run that was begun on another machine: it keeps its runtime, and what does not fit this machine is built again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bitwright.runs import job as job_module
+from bitwright.runs import stages
+from bitwright.runs.folder import RunFolder
+from bitwright.runs.job import Job
+from bitwright.runs.request import CompressRequest
+from deploy.engine import Runtime
+from deploy.engines import load_engine, read_spec
+from tests.bitwright.job_helpers import DEVICE, some_photos, tiny_checkpoint
+
+
+@pytest.fixture
+def request_here(data: Path, tmp_path: Path) -> CompressRequest:
+    return CompressRequest.model_validate(
+        {
+            "checkpoint": tiny_checkpoint(tmp_path), "device": DEVICE, "data": some_photos(data, tmp_path / "photos"),
+            "out": tmp_path / "run", "calibration_count": 8, "calibration_size": 32, "reconstruct": False,
+        }
+    )  # fmt: skip
+
+
+def test_the_runtime_of_the_beginning_is_kept(request_here: CompressRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(job_module, "installed_runtimes", lambda: {"onnxruntime": "1.0", "openvino": None})
+        with RunFolder.open(request_here) as run:
+            job = Job.open(request_here, run)
+            assert job.runtime is Runtime.ONNXRUNTIME
+            stages.float_baseline(job)
+    with RunFolder.open(request_here, resume=True) as run:
+        assert Job.open(request_here, run).runtime is Runtime.ONNXRUNTIME
+
+
+def test_an_engine_of_another_version_is_built_again_and_nothing_else(request_here: CompressRequest) -> None:
+    with RunFolder.open(request_here) as run:
+        job = Job.open(request_here, run)
+        stages.float_baseline(job)
+        stages.nearest(job)
+        folder = job.float_onnx.parent
+        stamp = json.loads((folder / "engine.json").read_text())
+        here = stamp["runtime_version"]
+        (folder / "engine.json").write_text(json.dumps({**stamp, "runtime_version": "0.1"}))
+        run.renew_stage("float", stages.BASELINE_FILES)
+    with RunFolder.open(request_here, resume=True) as run:
+        stages.renew_baseline(Job.open(request_here, run))
+        assert read_spec(folder).runtime_version == here
+        load_engine(folder, 1)
+        assert run.stage_done("float")
+        assert run.stage_done("nearest")
+    with RunFolder.open(request_here, resume=True) as run:
+        assert run.stage_done("float")
+        assert run.stage_done("nearest")

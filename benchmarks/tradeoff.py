@@ -8,6 +8,7 @@ one interleaved session of the points on our front with NNCF's engines. Arms tha
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -79,6 +80,19 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def search_time(curve: TradeoffCurve, run: Path) -> dict[str, float]:
+    """Seconds of what the search for plans took, and how many plans it predicted: of the round that predicted most."""
+    stages = curve.timings_s
+    entries = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    plans = [entry["values"].get("predicted", 0) for entry in entries if entry["stage"].startswith("plans ")]
+    return {
+        "sensitivities": stages.get("sensitivity", 0.0),
+        "timing kernels in place": sum(s for name, s in stages.items() if name.startswith("cost ")),
+        "fitting and solving": sum(s for name, s in stages.items() if name.startswith("plans ")),
+        "plans": max(plans, default=0),
+    }
+
+
 def verdict(found: list[dict[str, Any]]) -> str:
     """One line for each NNCF engine."""
     lines = []
@@ -115,7 +129,7 @@ def of_network(given: argparse.Namespace, name: str) -> tuple[dict[str, Any], st
     records: list[ArmRecord] = [finished(network, arm) for arm in arms]
     times = timed(network, records, timing)
     rows = rows_of(records, times, BASELINE)
-    against = compared(rows)
+    against, searched = compared(rows), search_time(curve, run)
     draw(name, rows, given.out / f"{name}.png")
     results = {
         "checkpoint_sha256": network.loaded.sha256,
@@ -123,11 +137,16 @@ def of_network(given: argparse.Namespace, name: str) -> tuple[dict[str, Any], st
         "against_nncf": against,
         "measured_points": len(curve.points),
         "non_dominated": len(curve.front),
+        "search_s": searched,
         "arms": [record.model_dump(mode="json") for record in records],
         "latency": times.model_dump(mode="json"),
         "seconds": time.monotonic() - started,
     }
-    told = f"{len(curve.front)} of {len(curve.points)} measured points are not dominated."
+    parts = ", ".join(f"{part} {s:.0f} s" for part, s in searched.items() if part != "plans")
+    told = (
+        f"{len(curve.front)} of {len(curve.points)} measured points are not dominated. The search predicted "
+        f"{searched['plans']:.0f} plans: {parts}."
+    )
     table = table_of(records, times, BASELINE, preparation=False)
     return results, f"## {name}\n\n{table}\n\n{told}\n\n{verdict(against)}\n\n{circumstances(times)}"
 

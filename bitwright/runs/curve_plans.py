@@ -50,8 +50,8 @@ class _Candidate:
 
 def mixed_plans(
     job: Job, timed: Sequence[Timed], calibrated: Sequence[Calibration], count: int
-) -> list[tuple[Plan, Prediction]]:
-    """At most `count` plans that are not among `timed` and promise the most, fastest first."""
+) -> tuple[list[tuple[Plan, Prediction]], int]:
+    """At most `count` plans that are not among `timed` and promise the most, fastest first; of how many."""
     choices = alternatives(job)
     known = {_key(t.proposal.plan) for t in timed}
     found: dict[tuple[str, ...], _Candidate] = {}
@@ -68,10 +68,11 @@ def mixed_plans(
     chosen += _spread(rest, count - len(chosen))
     shares = [c.covered for c in calibrated if c.covered is not None]
     coverage = sum(shares) / len(shares) if shares else None
-    return [
+    plans = [
         (c.plan, Prediction(ms=c.ms, drop=c.drop, source=c.source, coverage=coverage))
         for c in sorted(chosen, key=lambda c: c.ms)
     ]
+    return plans, len(found)
 
 
 def sensitivities(job: Job, choices: Alternatives) -> Sensitivities:

@@ -84,12 +84,13 @@ def search_time(curve: TradeoffCurve, run: Path) -> dict[str, float]:
     """Seconds of what the search for plans took, and how many plans it predicted: of the round that predicted most."""
     stages = curve.timings_s
     entries = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-    plans = [entry["values"].get("predicted", 0) for entry in entries if entry["stage"].startswith("plans ")]
+    rounds = [entry["values"] for entry in entries if entry["stage"].startswith("plans ")]
     return {
         "sensitivities": stages.get("sensitivity", 0.0),
         "timing kernels in place": sum(s for name, s in stages.items() if name.startswith("cost ")),
         "fitting and solving": sum(s for name, s in stages.items() if name.startswith("plans ")),
-        "plans": max(plans, default=0),
+        "of that solving": sum(values.get("solving_s", 0.0) for values in rounds),
+        "plans": max((values.get("predicted", 0) for values in rounds), default=0),
     }
 
 
@@ -142,7 +143,7 @@ def of_network(given: argparse.Namespace, name: str) -> tuple[dict[str, Any], st
         "latency": times.model_dump(mode="json"),
         "seconds": time.monotonic() - started,
     }
-    parts = ", ".join(f"{part} {s:.0f} s" for part, s in searched.items() if part != "plans")
+    parts = ", ".join(f"{part} {s:.1f} s" for part, s in searched.items() if part != "plans")
     told = (
         f"{len(curve.front)} of {len(curve.points)} measured points are not dominated. The search predicted "
         f"{searched['plans']:.0f} plans: {parts}."

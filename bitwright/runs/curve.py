@@ -12,19 +12,18 @@ from bitwright.foundation.errors import ConstraintError
 from bitwright.foundation.files import atomic_path, write_text
 from bitwright.foundation.progress import note
 from bitwright.report import curve_chart, curve_html
-from bitwright.report.tradeoff_curve import Choice, CurvePoint, Kind, Prediction, TradeoffCurve
+from bitwright.report.tradeoff_curve import Choice, CurvePoint, Kind, TradeoffCurve
 from bitwright.runs import recovery, stages
 from bitwright.runs.built import FILES
 from bitwright.runs.curve_choice import pick
 from bitwright.runs.curve_costs import calibrations, coverage_warnings, load_table
-from bitwright.runs.curve_plans import Timed, mixed_plans
+from bitwright.runs.curve_plans import Planned, Timed, mixed_plans
 from bitwright.runs.curve_points import Proposal, best_integers, build_point, load_quality, mixed, uniform
 from bitwright.runs.curve_report import curve_of, points_of
 from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.curve_timing import latency_of, sessions, time_points
 from bitwright.runs.folder import LAST_STAGE, RunFolder
 from bitwright.runs.job import Job
-from compress.plan import Plan
 from compress.recovery.processes import NOTHING, give_order
 from hw_profiles.latency_table import LatencyTable
 
@@ -107,15 +106,14 @@ def _planned(
     """The mixed plans of a round; once made they are in the journal, so that a resumed run has the same ones."""
     stage = f"plans {number}"
     if not job.run.stage_done(stage):
-        plans: list[tuple[Plan, Prediction]] = []
-        predicted = 0
+        planned = Planned()
         if count > 0:
-            plans, predicted = mixed_plans(job, timed(job, proposals), calibrations(job, proposals, table), count)
+            planned = mixed_plans(job, timed(job, proposals), calibrations(job, proposals, table), count)
         begin = sum(p.kind is Kind.MIXED for p in proposals) + 1
         source = best_integers(job)
-        made = [mixed(f"mixed-{begin + i:02d}", plan, source, guess) for i, (plan, guess) in enumerate(plans)]
-        told = {"proposals": [p.model_dump(mode="json") for p in made], "predicted": predicted}
-        job.run.finish_stage(stage, [], told)
+        made = [mixed(f"mixed-{begin + i:02d}", plan, source, guess) for i, (plan, guess) in enumerate(planned.plans)]
+        told = {"predicted": planned.predicted, "solving_s": planned.solving_s}
+        job.run.finish_stage(stage, [], {**told, "proposals": [p.model_dump(mode="json") for p in made]})
     return [Proposal.model_validate(p) for p in job.run.values(stage)["proposals"]]
 
 

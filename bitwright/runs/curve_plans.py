@@ -41,6 +41,15 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """Plans with their predictions, fastest first; how many were predicted in all, and seconds spent in the solver."""
+
+    plans: tuple[tuple[Plan, Prediction], ...] = ()
+    predicted: int = 0
+    solving_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class _Candidate:
     plan: Plan
     ms: float
@@ -48,15 +57,16 @@ class _Candidate:
     source: str
 
 
-def mixed_plans(
-    job: Job, timed: Sequence[Timed], calibrated: Sequence[Calibration], count: int
-) -> tuple[list[tuple[Plan, Prediction]], int]:
-    """At most `count` plans that are not among `timed` and promise the most, fastest first; of how many."""
+def mixed_plans(job: Job, timed: Sequence[Timed], calibrated: Sequence[Calibration], count: int) -> Planned:
+    """At most `count` plans that are not among `timed` and promise the most."""
     choices = alternatives(job)
     known = {_key(t.proposal.plan) for t in timed}
     found: dict[tuple[str, ...], _Candidate] = {}
+    solving = 0.0
     for precision in float_precisions(job):
-        for candidate in _family(job, choices, timed, calibrated, precision):
+        family, seconds = _family(job, choices, timed, calibrated, precision)
+        solving += seconds
+        for candidate in family:
             found.setdefault(_key(candidate.plan), candidate)
     # The measured points count as what they are, so that a plan must promise more than what can be had already.
     fresh = [candidate for key, candidate in found.items() if key not in known]
@@ -68,11 +78,11 @@ def mixed_plans(
     chosen += _spread(rest, count - len(chosen))
     shares = [c.covered for c in calibrated if c.covered is not None]
     coverage = sum(shares) / len(shares) if shares else None
-    plans = [
+    plans = tuple(
         (c.plan, Prediction(ms=c.ms, drop=c.drop, source=c.source, coverage=coverage))
         for c in sorted(chosen, key=lambda c: c.ms)
-    ]
-    return plans, len(found)
+    )
+    return Planned(plans, len(found), solving)
 
 
 def sensitivities(job: Job, choices: Alternatives) -> Sensitivities:
@@ -86,12 +96,12 @@ def sensitivities(job: Job, choices: Alternatives) -> Sensitivities:
 
 def _family(
     job: Job, choices: Alternatives, timed: Sequence[Timed], calibrated: Sequence[Calibration], precision: str
-) -> list[_Candidate]:
-    """The predicted front of plans whose layers are on integers or in one float precision."""
+) -> tuple[list[_Candidate], float]:
+    """The predicted front of plans whose layers are on integers or in one float precision; seconds of solving."""
     observed = [Observed(t.proposal.plan, t.ms) for t in timed if t.proposal.kind is not Kind.BASELINE]
     cost = fitted(job, calibrated, observed, precision)
     if cost is None:
-        return []
+        return [], 0.0
     mine = [t for t in timed if t.proposal.kind is not Kind.BASELINE and t.proposal.plan.float_precision == precision]
     drops = [(assignment_of(t.proposal.plan), t.drop) for t in mine]
     predicted = QualityModel.of(sensitivities(job, choices)).scaled(drops)
@@ -100,12 +110,12 @@ def _family(
     allowed = {name: (*choices.integer_precisions(name), precision) for name in choices.layers}
     separable = SeparableCost.of(cost, _source(calibrated))
     tied = [group.layers for group in ties(choices.float_graph)]
-    points, _, _ = solve_front(choices, {precision: allowed}, separable, quality, tied, BUDGETS)
-    note(f"{len(points)} plans of int8 and {precision} on the predicted front")
+    points, seconds, _ = solve_front(choices, {precision: allowed}, separable, quality, tied, BUDGETS)
+    note(f"{len(points)} plans of int8 and {precision} on the predicted front, solved in {seconds:.1f} s")
     # On a network whose engines differ by less than the clock can tell, the front may be one plan: the ladder fills it.
     rungs = points_of(choices, ladder(allowed, quality, tied), precision, separable.ms, quality, separable.source)
     mixed = [p for p in (*points, *rungs) if len(p.plan.quantized_layers) > 0 and p.predicted_ms > 0]
-    return [_Candidate(p.plan, p.predicted_ms, p.predicted_drop, separable.source) for p in mixed]
+    return [_Candidate(p.plan, p.predicted_ms, p.predicted_drop, separable.source) for p in mixed], seconds
 
 
 def _source(calibrated: Sequence[Calibration]) -> str:

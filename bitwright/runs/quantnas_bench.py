@@ -60,9 +60,14 @@ class Bench:
 
     def workload(self) -> SuperResolution:
         """The task of the space's networks."""
-        attentive = any(part.kind == "esa" for part in self.space.wiring.fixed)
-        least = MIN_INPUT_SIDE if attentive else 1
-        return SuperResolution(SRFormat(self.space.scale, Color.RGB, 1.0, min_input_side=least))
+        return workload_of(self.space)
+
+
+def workload_of(space: SearchSpace) -> SuperResolution:
+    """The task of a space's networks."""
+    attentive = any(part.kind == "esa" for part in space.wiring.fixed)
+    least = MIN_INPUT_SIDE if attentive else 1
+    return SuperResolution(SRFormat(space.scale, Color.RGB, 1.0, min_input_side=least))
 
 
 def _bitops(request: QuantnasRequest, space: SearchSpace) -> CostTable:

@@ -113,7 +113,7 @@ class Search:
             if ended:
                 for name, seen in self.alphas.items():
                     seen.append(self._probabilities(name))
-                entry["selection"] = self._selection_loss()
+                entry["selection"] = self.selection_loss()
             if logged:
                 entry["train"] = self.processes.mean(torch.stack(losses).mean())
                 losses.clear()
@@ -149,7 +149,7 @@ class Search:
         return self.steps.weight(batch, self.position.step, total)
 
     @torch.no_grad()
-    def _selection_loss(self) -> float:
+    def selection_loss(self) -> float:
         """L1 on the third part with true rounding in place of noise."""
         self.net.eval()
         settings = self.settings

@@ -194,6 +194,8 @@ class Search:
             f"{entry['cost']:.4g}, network {derived:.4g} {self.table.unit}  penalty {entry['penalty']:.2g}  "
             f"{left:.1f} min left  [{chosen} ...]"
         )
+        if position.step % self.per_epoch == 0:
+            note("search: " + ", ".join(f"{n} {c.operation}/{c.bits}" for n, c in genotype.layers.items()))
         if self.on_log is not None:
             self.on_log(entry)
 

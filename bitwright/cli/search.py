@@ -44,9 +44,23 @@ def quantnas(
         list[float] | None,
         typer.Option(metavar="ETA", help="Fixed weight of the relative cost in place of budgets; repeat for a front."),
     ] = None,
+    sweep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Let Optuna choose N penalties, between two of --penalty; run it in several processes with --resume.",
+        ),
+    ] = None,
     bits: Annotated[str | None, typer.Option(metavar="4,8", help="Bit widths to choose from; 32: float.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the space.")] = None,
     cells: Annotated[int | None, typer.Option(help="Cells of the space.")] = None,
+    fixed_bits: Annotated[int | None, typer.Option(help="Bit width of what is not searched.")] = None,
+    bitops_exponent: Annotated[
+        int, typer.Option(metavar="2|1", help="Power of the bit width in BitOps; 1 for an ablation.")
+    ] = 2,
+    bitops_weight: Annotated[
+        float, typer.Option(metavar="W", help="Weight of BitOps beside latency, each over its own start.")
+    ] = 0.0,
     table: Annotated[
         Path | None, typer.Option(metavar="TABLE.jsonl", help="Latency table of `bitwright profile`, before estimates.")
     ] = None,
@@ -59,6 +73,9 @@ def quantnas(
     retrain: Annotated[bool, typer.Option("--retrain/--no-retrain", help="Train what was found.")] = True,
     compress: Annotated[
         bool, typer.Option("--compress", help="Then compress it for --device: engine, audit, quality, latency.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard into RUN/POINT/events.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 777,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
@@ -82,6 +99,8 @@ def quantnas(
         raise UsageError(f"--cost is latency or bitops, not {cost}")
     if bits is not None and not all(part.strip().isdigit() for part in bits.split(",")):
         raise UsageError(f"--bits {bits}: expected bit widths such as 4,8")
+    if bitops_exponent not in (1, 2):
+        raise UsageError(f"--bitops-exponent is 2, or 1 for an ablation, not {bitops_exponent}")
     request = QuantnasRequest.model_validate(
         {
             "data": data,
@@ -94,6 +113,11 @@ def quantnas(
             "cost": cost,
             "budgets": tuple(quantity(text) for text in budget or ()),
             "penalties": tuple(penalty or ()),
+            "sweep": sweep,
+            "fixed_bits": fixed_bits,
+            "bitops_exponent": bitops_exponent,
+            "bitops_weight": bitops_weight,
+            "tensorboard": tensorboard,
             "width": width,
             "cells": cells,
             "bits": None if bits is None else tuple(int(part) for part in bits.split(",")),

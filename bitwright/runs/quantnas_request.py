@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.suggest import nearest
 from bitwright.foundation.yaml_file import parse_yaml
+from bitwright.runs.event_log import check_installed
 from search.quantnas.presets import preset
 from search.quantnas.quant_settings import QuantSettings
 from search.quantnas.settings import RetrainSettings, SearchSettings
@@ -21,6 +22,8 @@ from workloads.super_resolution.models.searched import SearchSpace
 T = TypeVar("T", QuantSettings, SearchSettings, RetrainSettings)
 CostName = Literal["latency", "bitops"]
 _UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+PENALTY_RANGE = (1e-6, 1e-2)
+"""Of a sweep: the paper's penalties and a decade on."""
 _OWN = {"budget", "penalty", "seed"}
 """Settings that have fields of their own."""
 
@@ -46,17 +49,26 @@ class QuantnasRequest(BaseModel):
     penalties: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(), description="Fixed coefficients of the relative cost in place of budgets; several give a front."
     )
+    sweep: int | None = Field(
+        default=None, ge=1, description="Trials of a study that chooses penalties, between two of `penalties`."
+    )
+    bitops_exponent: Literal[1, 2] = Field(default=2, description="Power of the bit width in BitOps; 1: an ablation.")
+    bitops_weight: float = Field(
+        default=0.0, ge=0, description="Weight of BitOps beside latency, each over its own start; with penalties."
+    )
     width: int | None = Field(default=None, ge=1, description="Channels of the space.")
     cells: int | None = Field(default=None, ge=0, description="Cells of the space.")
     bits: tuple[int, ...] | None = Field(
         default=None, description="Bit widths to choose from; with latency, by default those that the device has."
     )
+    fixed_bits: int | None = Field(default=None, description="Bit width of what is not searched.")
     table: Path | None = Field(default=None, description="Latency table of `bitwright profile`, before estimates.")
     input_size: tuple[int, int] | None = Field(
         default=None, description="LR height x width that cost is counted at; 32x32 for bitops, 128x128 for latency."
     )
     retrain: bool = Field(default=True, description="Train what was found.")
     compress: bool = Field(default=False, description="Then compress it for --device: engine, audit, quality, latency.")
+    tensorboard: bool = Field(default=False, description="Write scalars for TensorBoard.")
     seed: int = Field(default=777, ge=0, lt=2**32, description="Seed of everything that is drawn.")
     search_settings: dict[str, Any] = Field(default_factory=dict)
     quant_settings: dict[str, Any] = Field(default_factory=dict)
@@ -70,9 +82,20 @@ class QuantnasRequest(BaseModel):
             raise UsageError("--cost latency needs a --device")
         if self.compress and (self.device is None or not self.retrain):
             raise UsageError("--compress needs a --device and the training of the network")
+        self._check_sweep()
+        if self.bitops_weight and (not self.by_latency or self.budgets):
+            raise UsageError("--bitops-weight adds BitOps to a latency and has no unit; use it with --penalty")
         self.search()
         self.retraining()
         return self
+
+    def _check_sweep(self) -> None:
+        if self.sweep is None:
+            return
+        if self.budgets or self.compress or not self.retrain:
+            raise UsageError("--sweep chooses penalties by training: give no --budget, --compress or --no-retrain")
+        if self.penalties and (len(self.penalties) != 2 or not 0 < self.penalties[0] < self.penalties[1]):
+            raise UsageError("--sweep chooses between two penalties above 0: give the lower, then the higher one")
 
     @property
     def by_latency(self) -> bool:
@@ -82,7 +105,13 @@ class QuantnasRequest(BaseModel):
     def searched_space(self) -> SearchSpace:
         """The space at the size that was asked for."""
         space = preset(self.preset).sized_space(self.space)
-        return space.resized(width=self.width, cells=self.cells, bits=self.bits)
+        return space.resized(width=self.width, cells=self.cells, bits=self.bits, fixed_bits=self.fixed_bits)
+
+    @property
+    def penalty_range(self) -> tuple[float, float]:
+        """Least and greatest penalty of a sweep."""
+        low, high = self.penalties or PENALTY_RANGE
+        return low, high
 
     def points(self) -> tuple[tuple[str, float | None, float | None], ...]:
         """(folder name, budget, penalty) of each search."""
@@ -110,6 +139,8 @@ class QuantnasRequest(BaseModel):
         for flag, folder in (("--data", self.data), ("--eval", self.eval_data)):
             if folder is not None and not folder.is_dir():
                 raise UsageError(f"{flag} {folder} is not a folder")
+        if self.tensorboard:
+            check_installed()
         if self.table is not None and not self.table.is_file():
             raise UsageError(f"--table {self.table} is not a file; make one with `bitwright profile`")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -25,7 +28,9 @@ class QuantnasPoint(BaseModel):
 
 
 class QuantnasResult(BaseModel):
-    """All points of a run. `runs_as`: what each bit width executes as on the device."""
+    """All points of a run. `runs_as`: what each bit width executes as on the device; `front`: the points that none
+    beats in cost and quality, by ascending cost.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +40,7 @@ class QuantnasResult(BaseModel):
     runs_as: dict[str, str]
     notes: tuple[str, ...]
     points: tuple[QuantnasPoint, ...]
+    front: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For the terminal."""
@@ -46,5 +52,19 @@ class QuantnasResult(BaseModel):
             if point.evaluated is not None:
                 parts.append(f"{point.evaluated:.3f} dB on --eval")
             parts.append(point.network or point.genotype)
+            if len(self.points) > 1 and point.name in self.front:
+                parts.append("on the front")
             shown.append(", ".join(parts))
         return shown
+
+
+def front_of(points: Sequence[QuantnasPoint]) -> tuple[str, ...]:
+    """Names of the points that no other beats, by ascending cost; quality is that of the held-out pictures."""
+    found: list[str] = []
+    best = -math.inf
+    for point in sorted((p for p in points if p.held_out is not None), key=lambda p: (p.cost, -(p.held_out or 0.0))):
+        assert point.held_out is not None
+        if point.held_out > best:
+            best = point.held_out
+            found.append(point.name)
+    return tuple(found)

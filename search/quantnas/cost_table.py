@@ -6,7 +6,7 @@ Costs are constants: the expectation is differentiable in the probabilities, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,12 @@ class CostTable:
             producer, consumer = alphas[edge.producer].sum(0), alphas[edge.consumer].sum(0)
             parts.append(producer @ edge.costs.to(producer.device, producer.dtype) @ consumer)
         return torch.stack(parts).sum()
+
+    def to(self, device: torch.device) -> CostTable:
+        """The table on a device, where expected costs then need no copy from the host."""
+        costs = {name: one.to(device) for name, one in self.costs.items()}
+        boundaries = tuple(Boundary(e.producer, e.consumer, e.costs.to(device)) for e in self.boundaries)
+        return replace(self, costs=costs, boundaries=boundaries)
 
     def of(self, genotype: Genotype) -> float:
         """Cost of the searched layers of a network; UsageError for a bit width that the space does not have."""

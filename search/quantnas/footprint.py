@@ -42,9 +42,11 @@ class Footprint:
             )
 
 
-def footprint(net: Supernet, sample: tuple[Tensor, Tensor], settings: SearchSettings, share: int) -> Footprint:
+def footprint(net: Supernet, sample: tuple[Tensor, Tensor], settings: SearchSettings, share: int,
+              passes: int = 1) -> Footprint:  # fmt: skip
     """Measured on one sample ([C, H, W], target) and scaled to the `share` of a batch that one process computes.
 
+    `passes`: how many passes keep their tensors at once; a captured pass keeps them between steps as well.
     Kept tensors are counted as autograd keeps them, each storage once. Weights, logits and statistics stay as they are.
     """
     x, target = sample[0][None], sample[1][None]
@@ -72,4 +74,4 @@ def footprint(net: Supernet, sample: tuple[Tensor, Tensor], settings: SearchSett
     net.zero_grad(set_to_none=True)
     parameters = sum(p.numel() * p.element_size() for p in net.parameters())
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return Footprint(kept * share + ADAM_COPIES * parameters, seconds * share, int(free))
+    return Footprint(kept * share * passes + ADAM_COPIES * parameters, seconds * share, int(free))

@@ -61,6 +61,14 @@ class QuantisedNetwork(nn.Module):
         enlarged: Tensor = self.body(x)
         return enlarged
 
+    def set_rounding(self, rounding: bool) -> None:
+        """Let all quantisers round, or be a ReLU and the weight as it is. They stay the modules that they are, so that
+        an optimiser that was made before keeps training their steps.
+        """
+        for part in self.modules():
+            if isinstance(part, BitQuantisers):
+                part.rounding = rounding
+
     @torch.no_grad()
     def measure_steps(self, x: Tensor) -> None:
         """Set the activation steps from a batch, layer after layer."""

@@ -126,6 +126,7 @@ class MixedLayer(nn.Module):
             Candidate(chosen, group, settings) for chosen in site.operations for group in self.groups
         )  # fmt: skip
         self._alpha: Tensor | None = None
+        self._row_of: Tensor | None = None
 
     def weigh(self, alpha: Tensor) -> None:
         """Set the probabilities, [operations, bits]."""
@@ -169,9 +170,16 @@ class MixedLayer(nn.Module):
         activations = scalars(merged_std(mixtures, source.operand.steps, scale))
         weights = [unit.weight for candidate in self._each() for unit in candidate.convs()]
         steps = stacked_steps(weights, self.groups[0], self.settings)
-        rows = [row for row, count in enumerate(counts) for _ in range(count)]
-        of_weights = iter(scalars(merged_std(mixtures[rows], steps, scale)) if rows else [])
+        rows = self._rows(counts, mixtures.device)
+        of_weights = iter(scalars(merged_std(mixtures[rows], steps, scale)) if len(rows) else [])
         return [Stds(a, [next(of_weights) for _ in range(count)]) for a, count in zip(activations, counts, strict=True)]
+
+    def _rows(self, counts: list[int], device: torch.device) -> Tensor:
+        """The candidate's row of each convolution. Kept: a GPU would copy it from the host in each step."""
+        if self._row_of is None or self._row_of.device != device:
+            rows = [row for row, count in enumerate(counts) for _ in range(count)]
+            self._row_of = torch.tensor(rows, dtype=torch.long, device=device)
+        return self._row_of
 
     def _each(self) -> Iterator[Candidate]:
         for candidate in self.candidates:

@@ -92,10 +92,14 @@ class QuantConv(nn.Module):
 
 
 def _weighted(parts: list[Tensor], q: Tensor) -> Tensor:
-    """sum_b q_b parts_b; a part whose share is exactly 0 takes no part, so that a one-hot mixture is exact."""
-    shares = q.detach().tolist()
-    if 1.0 in shares and not q.requires_grad:
-        return parts[shares.index(1.0)]
+    """sum_b q_b parts_b; a part whose share is exactly 0 takes no part, so that a one-hot mixture is exact.
+
+    In training on a GPU no value is read: the host would wait in each convolution.
+    """
+    if not q.requires_grad and not (q.is_cuda and torch.is_grad_enabled()):
+        shares = q.detach().tolist()
+        if 1.0 in shares:
+            return parts[shares.index(1.0)]
     total = parts[0] * q[0]
     for b in range(1, len(parts)):
         total = torch.addcmul(total, parts[b], q[b])

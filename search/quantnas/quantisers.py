@@ -123,7 +123,7 @@ class BitQuantisers(nn.Module):
         super().__init__()
         if bits != FLOAT_BITS and bits not in HWGQ_STEPS:
             raise UsageError(f"no quantiser has {bits} bits")
-        self.bits = bits
+        self.bits, self.rounding = bits, True
         self.weight = nn.Identity() if bits == FLOAT_BITS else LsqWeight(weight, bits)
         if bits == FLOAT_BITS:
             self.activation: nn.Module = nn.ReLU()
@@ -131,7 +131,9 @@ class BitQuantisers(nn.Module):
             self.activation = LsqActivation(bits) if act_quant is ActQuant.LSQ else HwgqActivation(bits)
 
     def forward(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The rounded operands."""
+        """The rounded operands; while `rounding` is off, what they would be at 32 bits."""
+        if not self.rounding:
+            return torch.relu(x), weight
         return self.activation(x), self.weight(weight)
 
     def limit(self) -> float:

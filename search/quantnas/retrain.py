@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bitwright.foundation.progress import note
 from compress.recovery.processes import Processes
 from search.quantnas.found_network import QuantisedNetwork
+from search.quantnas.replay import EagerStep, adam, replays, set_rate, stepped
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, RetrainSettings
 from search.quantnas.training_state import (
     Position,
@@ -32,6 +33,7 @@ from workloads.super_resolution.training_data import PatchDataset
 STATE = "retrain.safetensors"
 BEST, BEST_EPOCH = "best", "best_epoch"
 Score = Callable[[nn.Module], float]
+OnLog = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,18 @@ class Retrained:
 
 
 def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *, score: Score, processes: Processes,
-            path: Path | None = None) -> Retrained:  # fmt: skip
-    """Adam at `rate`, half a cosine to 0, L1. A state found at `path` is continued to the same result."""
+            path: Path | None = None, on_log: OnLog | None = None) -> Retrained:  # fmt: skip
+    """Adam at `rate`, half a cosine to 0, L1. A state found at `path` is continued to the same result.
+
+    `on_log` hears of every entry of the history, also of those before a continuation.
+    """
     seed_step(settings.seed, -1, 0)
     network = QuantisedNetwork(genotype, settings.act_quant)
-    network.measure_steps(torch.stack([data[i][0] for i in range(settings.batch)]))
+    first = torch.stack([data[i][0] for i in range(settings.batch)])
+    network.measure_steps(first)
     network.to(processes.device).train()
     named = dict(network.named_parameters())
-    optimizer = torch.optim.Adam(named.values(), lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
+    optimizer = adam(list(named.values()), settings.rate, processes, weight_decay=settings.weight_decay)
     per_epoch = settings.steps_per_epoch or max(1, data.patches_at(PATCH_SIDE, PATCH_STRIDE) // settings.batch)
     total = settings.epochs * per_epoch
     position = Position(f"{settings.fingerprint()}/{genotype.to_json()}/{data.pictures}")
@@ -65,23 +71,36 @@ def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *
         restore_moments(optimizer, named, "", groups)
         best = groups.get("best", {})
         note(f"retraining: continuing at step {position.step}")
+    heard = on_log if processes.first else None
+    if heard is not None:
+        for entry in position.history:
+            heard(entry)
+    step = _step(network, optimizer, settings, processes)
+    rounds_from = settings.float_epochs * per_epoch
+    network.set_rounding(position.step >= rounds_from)
     source = batches(data, settings.batch, processes, position.step, settings.workers)
     began, saved, resumed = time.monotonic(), time.monotonic(), position.seconds
     losses: list[Tensor] = []
     while position.step < total:
         seed_step(settings.seed, position.step, processes.rank)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate * 0.5 * (1 + math.cos(math.pi * position.step / total))
-        losses.append(_step(network, optimizer, next(source), settings, processes))
+        if 0 < position.step == rounds_from:
+            network.set_rounding(True)
+            network.measure_steps(first.to(processes.device))
+            step = _step(network, optimizer, settings, processes)
+        set_rate(optimizer, settings.rate * 0.5 * (1 + math.cos(math.pi * position.step / total)))
+        x, target = (part.to(processes.device, non_blocking=True) for part in next(source))
+        losses.append(step(x, target))
         position.step += 1
         position.seconds = resumed + time.monotonic() - began
         ended = position.step % per_epoch == 0
-        if ended:
+        if ended and position.step > rounds_from:
             best = _checked(network, position, position.step // per_epoch, score, processes, best)
         if ended or position.step % settings.log_every == 0:
             position.history.append({"step": float(position.step), "train": float(torch.stack(losses).mean())})
             losses.clear()
             if processes.first:
+                if heard is not None:
+                    heard(position.history[-1])
                 left = position.seconds / position.step * (total - position.step) / 60
                 note(
                     f"retraining: step {position.step}/{total}  L1 {position.history[-1]['train']:.4f}  best "
@@ -100,20 +119,25 @@ def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *
     )  # fmt: skip
 
 
-def _step(network: QuantisedNetwork, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor],
-          settings: RetrainSettings, processes: Processes) -> Tensor:  # fmt: skip
-    x, target = (part.to(processes.device, non_blocking=True) for part in batch)
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(processes.device.type, torch.bfloat16, enabled=settings.amp):
-        output = network(x)
-    loss = F.l1_loss(output.float(), target)
-    torch.autograd.backward(loss)
+def _step(network: QuantisedNetwork, optimizer: torch.optim.Optimizer, settings: RetrainSettings,
+          processes: Processes) -> EagerStep:  # fmt: skip
+    """A step in the present state of the network; captured on a GPU."""
     parameters = list(network.parameters())
-    average_gradients(parameters, processes)
-    if settings.clip is not None:
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
-    optimizer.step()
-    return loss.detach()
+
+    def compute(x: Tensor, target: Tensor) -> Tensor:
+        device = x.device.type
+        # A cache of cast weights would outlive the capture that filled it.
+        with torch.autocast(device, torch.bfloat16, enabled=settings.amp, cache_enabled=device == "cpu"):
+            output = network(x)
+        loss = F.l1_loss(output.float(), target)
+        torch.autograd.backward(loss)
+        average_gradients(parameters, processes)
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+        optimizer.step()
+        return loss.detach()
+
+    return stepped("retraining step", compute, optimizer, replayed=replays(processes, settings.replay))
 
 
 def _checked(network: QuantisedNetwork, position: Position, epoch: int, score: Score, processes: Processes,

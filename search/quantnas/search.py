@@ -6,29 +6,27 @@ L1 + penalty * cost / cost of the start + mu(epoch) * entropy; then the weights 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from compress.recovery.processes import Processes
+from search.quantnas.bilevel_step import BilevelStep, will_replay
 from search.quantnas.cost_table import CostTable
 from search.quantnas.data_split import Split
 from search.quantnas.derive import derive, derive_within
-from search.quantnas.entropy import Sparsity, entropy_coefficient, sparsity_loss
+from search.quantnas.entropy import Sparsity, entropy_coefficient
 from search.quantnas.footprint import Footprint, footprint
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, SearchSettings
 from search.quantnas.supernet import Supernet
 from search.quantnas.training_state import (
     Position,
-    average_gradients,
     batches,
     load_state,
     moments,
@@ -60,7 +58,9 @@ class Found:
 
 
 class Search:
-    """One search. `path` None: nothing is saved. `on_log` hears of every entry of the history."""
+    """One search. `path` None: nothing is saved. `on_log` hears of every entry of the history, also of those
+    before a continuation.
+    """
 
     def __init__(self, space: SearchSpace, table: CostTable, split: Split, settings: SearchSettings,
                  processes: Processes, path: Path | None = None,
@@ -77,15 +77,8 @@ class Search:
         first = [split.weights[i] for i in range(settings.batch)]
         self.net.measure_steps(torch.stack([x for x, _ in first]))
         self.net.to(processes.device).train()
-        self.weights = {n: p for n, p in self.net.named_parameters() if not n.startswith("logits.")}
-        self.logits = {n: p for n, p in self.net.named_parameters() if n.startswith("logits.")}
-        self.weight_optimizer = torch.optim.Adam(
-            self.weights.values(), lr=settings.weight_rate, weight_decay=settings.weight_decay, fused=True
-        )
-        self.alpha_optimizer = torch.optim.Adam(
-            self.logits.values(), lr=settings.alpha_rate, betas=settings.alpha_betas
-        )
-        self.start_cost = table.uniform()
+        self.steps = BilevelStep(self.net, table, settings, processes)
+        self.weights, self.logits = self.steps.weights, self.steps.logits
         per_epoch = settings.steps_per_epoch
         self.per_epoch = per_epoch or max(1, split.weights.patches_at(PATCH_SIDE, PATCH_STRIDE) // settings.batch)
         self.position = Position(self._fingerprint(), values={MULTIPLIER: settings.penalty})
@@ -96,6 +89,9 @@ class Search:
         settings, position = self.settings, self.position
         if self.path is not None and self.path.is_file():
             position = self._restore(self.path)
+            if self.on_log is not None and self.processes.first:
+                for entry in position.history:
+                    self.on_log(entry)
         needs = self._footprint()
         began, saved, resumed = time.monotonic(), time.monotonic(), position.seconds
         total = settings.epochs * self.per_epoch
@@ -108,16 +104,17 @@ class Search:
             epoch = position.step // self.per_epoch
             seed_step(settings.seed, position.step, self.processes.rank)
             self.net.temperature = settings.temperature_at(epoch)
-            entry = self._alpha_step(next(for_alphas), epoch)
+            ended = (position.step + 1) % self.per_epoch == 0
+            logged = ended or (position.step + 1) % settings.log_every == 0
+            entry = self._alpha_step(next(for_alphas), epoch, logged=logged)
             losses.append(self._weight_step(next(for_weights), total))
             position.step += 1
             position.seconds = resumed + time.monotonic() - began
-            ended = position.step % self.per_epoch == 0
             if ended:
                 for name, seen in self.alphas.items():
                     seen.append(self._probabilities(name))
-                entry["selection"] = self._selection_loss()
-            if position.step % settings.log_every == 0 or ended:
+                entry["selection"] = self.selection_loss()
+            if logged:
                 entry["train"] = self.processes.mean(torch.stack(losses).mean())
                 losses.clear()
                 self._log(entry, epoch, total)
@@ -127,62 +124,37 @@ class Search:
                 saved = time.monotonic()
         return self._found(needs)
 
-    def _alpha_step(self, batch: tuple[Tensor, Tensor], epoch: int) -> dict[str, float]:
-        """Move the logits; what is known of the step, with the figures of the mixture before it."""
+    def _alpha_step(self, batch: tuple[Tensor, Tensor], epoch: int, *, logged: bool = True) -> dict[str, float]:
+        """Move the logits; what is known of the step where it is logged, with the figures of the mixture before it."""
         settings, values = self.settings, self.position.values
         mu = entropy_coefficient(epoch, settings.epochs, settings.warm_up, settings.sparsity_weight)
         if settings.sparsity is Sparsity.NONE:
             mu = 0.0
-        with torch.no_grad():
-            expected = self.table.expected(self.net.alphas())
-            terms = sparsity_loss(self.net.logits.values(), settings.sparsity, settings.entropy_reduction)
-        entry = {
-            "epoch": float(epoch), "entropy": float(terms), "entropy_weight": mu,
-            "cost": float(expected) + self.table.fixed, "penalty": values[MULTIPLIER],
-        }  # fmt: skip
+        entry: dict[str, float] = {}
+        if logged:
+            expected, terms = self.steps.mixture()
+            entry = {
+                "epoch": float(epoch), "entropy": terms, "entropy_weight": mu, "cost": expected + self.table.fixed,
+                "penalty": values[MULTIPLIER],
+            }  # fmt: skip
         if epoch < settings.warm_up:
             return entry
-        self.net.learn(weights=False)
-        self.alpha_optimizer.zero_grad(set_to_none=True)
-        pixels = self._pixel_loss(batch)
-        hardware = self.table.expected(self.net.alphas()) / self.start_cost
-        sparse = sparsity_loss(self.net.logits.values(), settings.sparsity, settings.entropy_reduction)
-        torch.autograd.backward(pixels + values[MULTIPLIER] * hardware + mu * sparse)
-        average_gradients(list(self.logits.values()), self.processes)
-        self.alpha_optimizer.step()
+        pixels = self.steps.alpha(batch, values[MULTIPLIER], mu)
         if settings.budget is not None:
             excess = (self.table.of(self._genotype()) + self.table.fixed) / settings.budget - 1
             values[MULTIPLIER] = max(0.0, values[MULTIPLIER] + settings.dual_rate * excess)
-        return entry | {"architecture": self.processes.mean(pixels.detach())}
+        return entry | {"architecture": self.processes.mean(pixels)} if logged else entry
 
     def _weight_step(self, batch: tuple[Tensor, Tensor], total: int) -> Tensor:
-        settings = self.settings
-        self.net.learn(weights=True)
-        rate = settings.weight_rate * 0.5 * (1 + math.cos(math.pi * self.position.step / total))
-        for group in self.weight_optimizer.param_groups:
-            group["lr"] = rate
-        self.weight_optimizer.zero_grad(set_to_none=True)
-        loss = self._pixel_loss(batch)
-        torch.autograd.backward(loss)
-        average_gradients(list(self.weights.values()), self.processes)
-        nn.utils.clip_grad_norm_(list(self.weights.values()), settings.clip)
-        self.weight_optimizer.step()
-        return loss.detach()
-
-    def _pixel_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        device = self.processes.device
-        x, target = (part.to(device, non_blocking=True) for part in batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
-            output = self.net(x)
-        return F.l1_loss(output.float(), target)
+        return self.steps.weight(batch, self.position.step, total)
 
     @torch.no_grad()
-    def _selection_loss(self) -> float:
+    def selection_loss(self) -> float:
         """L1 on the third part with true rounding in place of noise."""
         self.net.eval()
         settings = self.settings
         source = batches(self.split.selection, settings.batch, self.processes, 0, 0)
-        losses = [self._pixel_loss(next(source)) for _ in range(settings.selection_batches)]
+        losses = [self.steps.loss(next(source)) for _ in range(settings.selection_batches)]
         self.net.train()
         return self.processes.mean(torch.stack(losses).mean())
 
@@ -222,6 +194,8 @@ class Search:
             f"{entry['cost']:.4g}, network {derived:.4g} {self.table.unit}  penalty {entry['penalty']:.2g}  "
             f"{left:.1f} min left  [{chosen} ...]"
         )
+        if position.step % self.per_epoch == 0:
+            note("search: " + ", ".join(f"{n} {c.operation}/{c.bits}" for n, c in genotype.layers.items()))
         if self.on_log is not None:
             self.on_log(entry)
 
@@ -248,7 +222,8 @@ class Search:
     def _footprint(self) -> Footprint:
         share = len(self.processes.share(self.settings.batch))
         seed_step(self.settings.seed, -2, self.processes.rank)
-        needs = footprint(self.net, self.split.weights[0], self.settings, share)
+        passes = 2 if will_replay(self.settings, self.processes) else 1
+        needs = footprint(self.net, self.split.weights[0], self.settings, share, passes)
         if self.processes.first:
             note(f"search: {self.space.name}, {len(self.net.sites)} layers, {self.per_epoch} steps an epoch; "
                  f"{needs.describe()}")  # fmt: skip
@@ -264,8 +239,8 @@ class Search:
             return
         groups = {
             "net": self.net.state_dict(), "alphas": {n: torch.stack(a) for n, a in self.alphas.items()},
-            **moments(self.weight_optimizer, self.weights, "weights_"),
-            **moments(self.alpha_optimizer, self.logits, "logits_"),
+            **moments(self.steps.weight_optimizer, self.weights, "weights_"),
+            **moments(self.steps.alpha_optimizer, self.logits, "logits_"),
         }  # fmt: skip
         save_state(self.path, self.position, groups)
 
@@ -273,7 +248,7 @@ class Search:
         self.position, groups = load_state(path, self.position.fingerprint)
         self.net.load_state_dict(groups["net"])
         self.alphas = {name: list(groups["alphas"][name].unbind()) for name in self.alphas}
-        restore_moments(self.weight_optimizer, self.weights, "weights_", groups)
-        restore_moments(self.alpha_optimizer, self.logits, "logits_", groups)
+        restore_moments(self.steps.weight_optimizer, self.weights, "weights_", groups)
+        restore_moments(self.steps.alpha_optimizer, self.logits, "logits_", groups)
         note(f"search: continuing at step {self.position.step}")
         return self.position

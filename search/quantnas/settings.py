@@ -15,7 +15,7 @@ from search.quantnas.quant_settings import ActQuant, QuantSettings
 PATCH_SIDE, PATCH_STRIDE = 200, 70
 """HR patches that the paper cuts pictures into; an epoch has as many samples."""
 
-_NOT_IN_RESULT = {"log_every", "save_seconds", "workers"}
+_NOT_IN_RESULT = {"log_every", "save_seconds", "workers", "replay"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SearchSettings:
     `share` is the paper's rho: half of it goes to the weights' pictures, half to the architecture's, the rest selects.
     `penalty` weighs expected cost over that of the uniform start. With `budget`, in the table's unit and for the whole
     network, it is only the start of the multiplier, which grows by `dual_rate` times the relative excess of the network
-    that the logits stand for, at every step.
+    that the logits stand for, at every step. `replay`: capture the steps on a GPU.
     """
 
     epochs: int = 20
@@ -58,6 +58,7 @@ class SearchSettings:
     log_every: int = 10
     save_seconds: float = 60.0
     workers: int = 0
+    replay: bool = True
 
     def __post_init__(self) -> None:
         """UsageError names the first field out of range."""
@@ -78,7 +79,7 @@ class SearchSettings:
             raise UsageError(f"search: temperatures must be positive, not {self.temperature}")
 
     def fingerprint(self) -> str:
-        """Hash of what decides the result; how often it is saved and logged does not."""
+        """Hash of what decides the result; how often it is saved and logged, and how it is run, do not."""
         return _hash(asdict(self))
 
     def temperature_at(self, epoch: int) -> float:
@@ -90,7 +91,10 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class RetrainSettings:
-    """Training of the network found, from random weights. Fields as in SearchSettings."""
+    """Training of the network found, from random weights. Fields as in SearchSettings.
+
+    In the first `float_epochs` nothing is rounded; the steps are measured again where rounding begins.
+    """
 
     epochs: int = 30
     steps_per_epoch: int | None = None
@@ -99,6 +103,7 @@ class RetrainSettings:
     rate: float = 1e-4
     weight_decay: float = 0.0
     clip: float | None = None
+    float_epochs: int = 0
     act_quant: ActQuant = ActQuant.LSQ
     amp: bool = False
     checked_pictures: int = 24
@@ -106,6 +111,7 @@ class RetrainSettings:
     log_every: int = 50
     save_seconds: float = 60.0
     workers: int = 0
+    replay: bool = True
 
     def __post_init__(self) -> None:
         """UsageError names the first field out of range."""
@@ -114,6 +120,9 @@ class RetrainSettings:
                 raise UsageError(f"retraining: {name} must be at least 1, not {getattr(self, name)}")
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise UsageError(f"retraining: steps_per_epoch must be at least 1, not {self.steps_per_epoch}")
+        if not 0 <= self.float_epochs < self.epochs:
+            held = f"{self.float_epochs} of {self.epochs}"
+            raise UsageError(f"retraining: float_epochs must leave epochs that round, not {held}")
         if self.rate <= 0:
             raise UsageError(f"retraining: rate must be positive, not {self.rate}")
 

@@ -84,8 +84,9 @@ def restore_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Par
     for name, parameter in named.items():
         if name in groups.get(f"{prefix}step", {}):
             optimizer.state[parameter] = {m: groups[f"{prefix}{m}"][name].to(parameter.device) for m in MOMENTS}
-            # A fused optimiser counts on the device, any other one on the host.
-            place = parameter.device if optimizer.defaults.get("fused") else "cpu"
+            # A fused or capturable optimiser counts on the device, any other one on the host.
+            on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+            place = parameter.device if on_device else "cpu"
             optimizer.state[parameter]["step"] = groups[f"{prefix}step"][name].clone().to(place)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bitwright.cli.app import run
 from bitwright.foundation.errors import UsageError
-from bitwright.runs.quantnas import Bench
+from bitwright.runs.quantnas_bench import Bench
 from bitwright.runs.quantnas_request import QuantnasRequest, assigned, quantity
 from compress.graph import capture, layer_nodes
 from search.quantnas import Mode
@@ -74,6 +74,9 @@ def test_smoke_run_meets_its_budgets_resumes_and_is_loaded_as_any_checkpoint(
         (["--bits", "four"], "such as 4,8"),
         (["--preset", "smoke-2"], "did you mean smoke"),
         (["--compress"], "--compress needs"),
+        (["--bitops-weight", "1"], "adds BitOps to a latency"),
+        (["--bitops-exponent", "3"], "--bitops-exponent is 2"),
+        (["--fixed-bits", "9"], "9 is not a bit width"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
@@ -96,6 +99,14 @@ def test_latency_searches_only_widths_that_the_device_gains_from(data: Path, tmp
     asked = Bench.open(_request(data, tmp_path, device=X86, width=48, bits=(4, 8)))
     assert asked.space.bits == (4, 8)
     assert any("run as int8: smaller, not faster" in remark for remark in asked.notes)
+    both = Bench.open(_request(data, tmp_path, device=X86, width=48, bitops_weight=0.5))
+    assert both.table.unit == "ms and BitOps"
+    assert both.table.uniform() == pytest.approx(1.5 * bench.table.uniform())
+    halved = Bench.open(_request(data, tmp_path, bitops_exponent=1))
+    four, eight = halved.table.costs["tail.0"][0].tolist()
+    assert eight == 2 * four
+    plain = Bench.open(_request(data, tmp_path, preset="paper-b", bits=(32,), fixed_bits=32, width=12, cells=1))
+    assert plain.space.fixed_bits == 32
     counted = Bench.open(_request(data, tmp_path, device=X86, cost="bitops"))
     assert counted.table.unit == "BitOps"
     assert counted.runs_as == {4: "int8", 8: "int8"}

@@ -111,9 +111,9 @@ class SearchSpace(_Part):
         return total
 
     def resized(self, *, width: int | None = None, cells: int | None = None, bits: tuple[int, ...] | None = None,
-                scale: int | None = None) -> SearchSpace:  # fmt: skip
+                scale: int | None = None, fixed_bits: int | None = None) -> SearchSpace:  # fmt: skip
         """The same space with other sizes, checked again; UsageError where something no longer fits."""
-        changes = {"width": width, "cells": cells, "bits": bits, "scale": scale}
+        changes = {"width": width, "cells": cells, "bits": bits, "scale": scale, "fixed_bits": fixed_bits}
         data = self.model_dump(by_alias=True) | {k: v for k, v in changes.items() if v is not None}
         return _checked(data, f"the space {self.name}")
 

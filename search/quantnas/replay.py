@@ -1,0 +1,105 @@
+"""A training step as it is run: kernel by kernel, or on a GPU captured once as a CUDA graph and then replayed.
+
+A step of a search is thousands of small kernels, and launching them one by one takes a GPU longer than running them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bitwright.foundation.progress import note
+from compress.recovery.processes import Processes
+from compress.recovery.step import EAGER_STEPS
+
+Compute = Callable[[Tensor, Tensor], Tensor]
+"""Forward, backward and update on a batch, [N, 3, H, W] and its target; the loss, [], not waited for."""
+
+
+class EagerStep:
+    """`compute` behind gradients set to None."""
+
+    def __init__(self, name: str, compute: Compute, optimizer: torch.optim.Optimizer) -> None:
+        self.name, self.compute, self.optimizer = name, compute, optimizer
+
+    def __call__(self, x: Tensor, target: Tensor) -> Tensor:
+        """One step; the loss, []."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.compute(x, target)
+
+
+class ReplayedStep(EagerStep):
+    """The same on one GPU: a few times kernel by kernel, then captured, then replayed.
+
+    `compute` must read no value on the host and must change in place whatever the next step finds: what it reads from
+    Python, such as a number, is frozen by the capture. Random numbers are not: the generator belongs to the graph, and
+    a replay draws by the seed that is set before it.
+    """
+
+    def __init__(self, name: str, compute: Compute, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(name, compute, optimizer)
+        self.taken = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, x: Tensor, target: Tensor) -> Tensor:
+        """One step; the loss, []."""
+        self.taken += 1
+        if self.taken <= EAGER_STEPS:
+            # On a stream of its own, as the capture will be.
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                loss = super().__call__(x, target)
+            torch.cuda.current_stream().wait_stream(side)
+            return loss
+        if self.taken == EAGER_STEPS + 1:
+            self._capture(x, target)
+        if self.graph is None:
+            return super().__call__(x, target)
+        self._x.copy_(x)
+        self._target.copy_(target)
+        self.graph.replay()
+        return self._loss.clone()
+
+    def _capture(self, x: Tensor, target: Tensor) -> None:
+        self._x, self._target = x.clone(), target.clone()
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._loss = self.compute(self._x, self._target)
+        except RuntimeError as error:
+            note(f"{self.name}: it cannot be captured and runs kernel by kernel ({str(error).splitlines()[0]})")
+            return
+        self.graph = graph
+
+
+def replays(processes: Processes, wanted: bool) -> bool:
+    """Whether steps are captured: on one GPU. Between processes, gradients are averaged outside of any graph."""
+    return wanted and processes.size == 1 and processes.device.type == "cuda"
+
+
+def stepped(name: str, compute: Compute, optimizer: torch.optim.Optimizer, *, replayed: bool) -> EagerStep:
+    """`compute` as a step."""
+    return (ReplayedStep if replayed else EagerStep)(name, compute, optimizer)
+
+
+def adam(parameters: list[torch.nn.Parameter], rate: float, processes: Processes, *, fused: bool = True,
+         weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Adam:  # fmt: skip
+    """Adam; on a GPU its rate and its count are on the device, so that a captured step follows them."""
+    cuda = processes.device.type == "cuda"
+    return torch.optim.Adam(
+        parameters, lr=torch.tensor(rate, device=processes.device) if cuda else rate, betas=betas,
+        weight_decay=weight_decay, fused=fused or cuda, capturable=cuda,
+    )  # fmt: skip
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all groups, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -1,0 +1,60 @@
+"""Two processes of `torchrun` search and train as one does: each computes half of every batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+JOB = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+from compress.recovery.processes import processes
+from search.quantnas import Mode, QuantSettings, RetrainSettings, Search, SearchSettings, bitops_costs, retrain
+from search.quantnas.data_split import split_by_picture
+from workloads.super_resolution.format import Color, SRFormat
+from workloads.super_resolution.models.searched import Genotype, load_space
+from workloads.super_resolution.training_data import PatchDataset
+
+space = load_space("basic").resized(width=6, cells=1)
+data = PatchDataset([Path(sys.argv[1])], SRFormat(4, Color.RGB, 1.0), 12, 2**62, 0)
+settings = SearchSettings(
+    epochs=2, warm_up=0, steps_per_epoch=3, batch=2, patch=12, alpha_rate=0.05, penalty=0.1, adq=False,
+    quant=QuantSettings(mode=Mode.DIRECT), budget=3e8, dual_rate=0.1,
+)
+training = RetrainSettings(epochs=1, steps_per_epoch=4, batch=2, patch=12, rate=1e-3)
+with processes() as group:
+    job = Search(space, bitops_costs(space), split_by_picture(data, 0.7, 777), settings, group)
+    found = job.run()
+    genotype = Genotype.uniform(space, "simple_3x3", 4)
+    made = retrain(genotype, data, training, score=lambda network: 0.0, processes=group)
+    if group.first:
+        tensors = {f"logits.{n}": p.detach() for n, p in job.net.logits.items()}
+        tensors |= {f"net.{n}": p for n, p in made.network.state_dict().items()}
+        save_file({n: t.contiguous() for n, t in tensors.items()}, sys.argv[2], {"genotype": found.genotype.to_json()})
+"""
+
+
+def test_two_processes_find_and_train_what_one_does(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(JOB)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ends = []
+    for name, command in (("one", [sys.executable]), ("two", torchrun)):
+        end = tmp_path / f"{name}.safetensors"
+        done = subprocess.run(
+            [*command, str(script), str(data / "sr" / "test" / "Set5"), str(end)],
+            env=environment, capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        ends.append(load_file(end))
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        assert torch.allclose(value, ends[1][name], rtol=1e-3, atol=1e-4), name
+    assert max(float(value.abs().max()) for name, value in ends[0].items() if name.startswith("logits")) > 0.1

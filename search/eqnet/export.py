@@ -11,7 +11,6 @@ from bitwright.foundation.errors import UsageError
 from compress.compressed import CompressedModel, QuantizedWeight, container
 from compress.folding import fold_norms
 from compress.graph import layer_nodes, tensor, weight_name
-from compress.placement import place
 from compress.plan import LayerPlan, Placement, Plan
 from compress.quantizers import SMALLEST_SCALE, Granularity, QuantFormat, QuantParams, quantize
 from compress.ranges import RangeMethod, activation_params
@@ -26,14 +25,17 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Target:
-    """What a plan says besides its layers. `unsigned`: whether the device takes unsigned activations."""
+    """What a plan says besides its layers.
+
+    `unsigned`: whether the device takes unsigned activations only, or signed ones only; None: what the network has.
+    """
 
     architecture: str
     device: str = "any"
     runtime: str = "torch"
     float_precision: str = "fp32"
     placement: Placement = Placement.INPUTS
-    unsigned: bool = True
+    unsigned: bool | None = None
     reduce_range: bool = False
 
 
@@ -60,18 +62,21 @@ def export(
         exact = _weight(quantizer, tensor(before, name), target.reduce_range)
         gain = gains.get(name)
         weights[name] = exact if gain is None else _scaled(exact, gain, quantizer.axis)
-    layers, params = {}, {}
+    layers: dict[str, LayerPlan] = {}
+    learned: dict[str, tuple[QuantParams, QuantFormat]] = {}
     for layer in supernet.space.layers:
-        settled, form = _activation(supernet.activations[layer.source], target.unsigned)
-        params[layer.source] = settled
-        layers[layer.name] = LayerPlan(weight=weights[layer.weight].form, activation=form)
+        learned[layer.source] = _activation(supernet.activations[layer.source], target.unsigned)
+        layers[layer.name] = LayerPlan(weight=weights[layer.weight].form, activation=learned[layer.source][1])
     plan = Plan(
         architecture=target.architecture, device=target.device, runtime=target.runtime,
         float_precision=target.float_precision, placement=target.placement, layers=layers,
     )  # fmt: skip
     model = CompressedModel(graph, plan, weights)
-    model.activations = {site.tensor.name: params[site.tensor.name] for site in place(graph, plan)
-                         if site.tensor.name in params}  # fmt: skip
+    for site in model.sites():
+        # With quantised outputs, a tensor has the format of the layer that makes it, which need not be its reader's.
+        params, form = learned.get(site.tensor.name, (None, None))
+        if params is not None and form == site.form:
+            model.activations[site.tensor.name] = params
     _calibrate_rest(model, inputs)
     return model
 
@@ -129,18 +134,20 @@ def _weight(quantizer: ElasticWeight, weight: Tensor, reduce_range: bool) -> Qua
     return QuantizedWeight(quantize(weight, params, reduced).to(container(reduced)), params, reduced)
 
 
-def _activation(quantizer: ElasticActivation, unsigned: bool) -> tuple[QuantParams, QuantFormat]:
-    """Parameters and format of an input; without `unsigned`, what is never negative gets signed codes.
+def _activation(quantizer: ElasticActivation, unsigned: bool | None) -> tuple[QuantParams, QuantFormat]:
+    """Parameters and format of an input, in the codes that a device takes.
 
-    With an offset, signed codes are the unsigned ones less half their range. Without one, they are the unsigned grid
-    that is one bit narrower: the learned one where there is one, else the same range with about half the steps.
+    With an offset, signed codes are the unsigned ones less half their range. Without one, signed codes of what is never
+    negative are the unsigned grid that is one bit narrower: the learned one where there is one, else the same range
+    with about half the steps.
     """
     params, form = quantizer.params(), quantizer.grid
-    if form.signed or unsigned:
+    if unsigned is None or form.signed is not unsigned or (form.signed and quantizer.symmetric):
         return params, form
     if not quantizer.symmetric:
         half = 2 ** (form.bits - 1)
-        return QuantParams(params.scale, params.zero_point - half), form.model_copy(update={"signed": True})
+        moved = params.zero_point + (half if form.signed else -half)
+        return QuantParams(params.scale, moved), form.model_copy(update={"signed": not form.signed})
     signed = form.model_copy(update={"signed": True, "symmetric": True})
     if form.bits - 1 in quantizer.bits:
         quantizer.choose(form.bits - 1, symmetric=True)

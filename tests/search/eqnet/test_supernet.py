@@ -225,3 +225,30 @@ def test_readers_of_one_tensor_have_one_width_and_configurations_are_checked() -
     with pytest.raises(UsageError, match="no layer 'z'"):
         ElasticSpace.of(graph, pinned={"z"})
     assert [name for name, _ in layer_nodes(graph)] == list(space.names)
+
+
+def test_signed_inputs_become_unsigned_by_a_shift_for_devices_that_have_only_those() -> None:
+    supernet, x = supernet_of(resnet_graph(), images()), images(4, seed=3)
+    configuration = supernet.space.uniform(4, FORMS[6])
+    models = [export(supernet, configuration, Target("test", unsigned=unsigned)) for unsigned in (None, True, False)]
+    first = [model.plan.layers["conv1"].activation for model in models]
+    assert [f.signed for f in first if f is not None] == [True, False, True]
+    assert all(layer.activation is not None and not layer.activation.signed for layer in models[1].plan.layers.values())
+    with torch.no_grad():
+        outputs = [model.simulate()(x) for model in models]
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-4)
+    assert torch.allclose(outputs[0], outputs[2], atol=1e-4)
+
+
+def test_where_outputs_are_quantised_a_reader_of_another_width_gets_a_calibrated_range() -> None:
+    supernet, x = supernet_of(resnet_graph(), images()), images(4, seed=3)
+    numbers = [list(n) for n in supernet.space.uniform(8, FORMS[6]).numbers]
+    numbers[2][1] = 2
+    target = Target("test", placement=Placement.INPUTS_OUTPUTS, unsigned=True)
+    model = export(supernet, Configuration.of(numbers), target, inputs=images())
+    for site in model.sites():
+        zero = int(model.activations[site.tensor.name].zero_point)
+        assert site.form.qmin <= zero <= site.form.qmax
+    with torch.no_grad():
+        exact = resnet_graph()(x)
+        assert float((model.simulate()(x) - exact).norm() / exact.norm()) < 0.2

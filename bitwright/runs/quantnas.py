@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import write_json, write_text
+from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.job import choose_runtime
 from bitwright.runs.lock import FolderLock
 from bitwright.runs.quantnas_request import QuantnasRequest
 from bitwright.runs.quantnas_result import QuantnasPoint, QuantnasResult
+from bitwright.runs.search_folder import prepare_folder
 from compress.recovery.processes import Processes, processes
 from hw_profiles import DeviceProfile, DType, load_profile
 from hw_profiles.latency_table import LatencyTable
@@ -41,7 +42,7 @@ from workloads.super_resolution.models.searched import Genotype, SearchSpace, sa
 from workloads.super_resolution.models.searched.attention import MIN_INPUT_SIDE
 from workloads.super_resolution.task import SuperResolution
 
-REQUEST, RESULT, POINT = "request.json", "result.json", "point.json"
+RESULT, POINT = "result.json", "point.json"
 NETWORK, GENOTYPE = "network.safetensors", "genotype.json"
 
 
@@ -94,7 +95,7 @@ def search(request: QuantnasRequest, *, resume: bool = False) -> QuantnasResult:
     with processes() as group:
         lock = FolderLock(request.out)
         if group.first:
-            _prepare(request, resume)
+            prepare_folder(request, request.out, resume=resume)
             lock.acquire()
         try:
             for remark in bench.notes:
@@ -172,23 +173,6 @@ def _write_found(bench: Bench, found: Found, folder: Path, warm_up: int) -> None
     shared = bench.space.share_cell_alphas
     tokens = {(s.shared if shared else s.name).replace(".", "_"): s.tokens for s in bench.space.wiring.sites}
     draw_alphas(found.alphas, tokens, bench.space.bits, folder / "alphas.png", warm_up=warm_up)
-
-
-def _prepare(request: QuantnasRequest, resume: bool) -> None:
-    described = json.loads(request.model_dump_json(exclude={"out"}))
-    known = request.out / REQUEST
-    if known.is_file():
-        before = json.loads(known.read_text(encoding="utf-8"))
-        changed = [name for name in described if before.get(name) != described[name]]
-        if changed:
-            raise UsageError(f"{request.out} holds a run with another {changed[0]}; choose another --out")
-        if not resume:
-            raise UsageError(f"{request.out} holds this run already; continue it with --resume")
-        return
-    if request.out.exists() and any(request.out.iterdir()):
-        raise UsageError(f"{request.out} is not empty and holds no search; choose another --out")
-    request.out.mkdir(parents=True, exist_ok=True)
-    write_json(known, described)
 
 
 def _finish(request: QuantnasRequest, result: QuantnasResult) -> None:

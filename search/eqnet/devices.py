@@ -110,8 +110,8 @@ def illegal_layers(plan: Plan, profile: DeviceProfile, table: LayerTable) -> lis
         layer = plan.layers[row.name]
         if layer.weight is None or layer.activation is None:
             continue
-        rules = profile.rules_for(row.op, plan.runtime)
-        if not any(_covers(rule, layer) for rule in rules):
+        rules = _integer_rules(profile, row.op, plan.runtime, native_only=False)
+        if not any(_covers(rule, layer) for rule in rules.values()):
             complaints.append(
                 f"{row.name}: no rule of {profile.id} for {row.op} with {layer.weight.bits}-bit weights and "
                 f"{layer.activation.bits}-bit activations in this form"

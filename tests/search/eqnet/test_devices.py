@@ -18,6 +18,7 @@ from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illeg
 from search.eqnet.encoder import bits_of, forms_of
 from search.eqnet.export import Target, export
 from search.eqnet.genetic import GeneticSettings
+from search.eqnet.norms import Calibrator
 from search.eqnet.predictor import PredictorSettings, train
 from search.eqnet.samples import collect
 from search.eqnet.space import ALL_BITS, Configuration, ElasticSpace
@@ -135,7 +136,8 @@ def test_the_chosen_plan_keeps_its_budget_and_is_the_truly_best_of_those_checked
 def test_quality_of_a_subnet_is_that_of_its_exported_integers() -> None:
     supernet, held_out = supernet_of(resnet_graph(), images()), images(12, seed=8)
     with torch.no_grad():
-        exact = resnet_graph()(held_out)
+        Calibrator(supernet, images(32, seed=9), batch=16).choose(supernet.space.uniform(8, _choice("rtx-4090").form))
+        exact = supernet(held_out)
 
     def evaluate(predict: object) -> float:
         assert callable(predict)

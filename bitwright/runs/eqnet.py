@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from bitwright.foundation.errors import BitwrightError
-from bitwright.foundation.files import write_text
+from bitwright.foundation.files import write_json, write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.eqnet_device import Trained, choice_for, device_plan
 from bitwright.runs.eqnet_request import EqnetRequest
@@ -21,7 +21,7 @@ from compress.layer_table import LayerTable
 from compress.recovery.processes import Processes, processes
 from search.eqnet.accounting import Accounting
 from search.eqnet.devices import DeviceChoice
-from search.eqnet.predictor import Agreement, Predictor, agreement, train
+from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve, train
 from search.eqnet.samples import collect
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
@@ -34,6 +34,7 @@ from workloads.loading import load_checkpoint
 STATE, SAMPLES, PREDICTOR, AGREEMENT, RESULT = (
     "supernet.safetensors", "samples.jsonl", "predictor.safetensors", "predictor.json", "result.json",
 )  # fmt: skip
+CURVE, CURVE_SIZES = "learning_curve.json", (250, 500, 1000, 2000, 4000)
 TRACE_SIDE, CALIBRATION_SIDE = 64, 64
 LEFT_OUT = 0.2
 """Share of the samples that the predictor's agreement is told on, which neither trained it nor chose its epoch."""
@@ -134,6 +135,9 @@ def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
     net, _ = train(space, samples[:kept])
     told = agreement(net, samples[kept:])
+    sizes = sorted({kept // 2, *(size for size in CURVE_SIZES if size < kept)})
+    curve = learning_curve(space, samples[:kept], samples[kept:], [size for size in sizes if size >= 4])
+    write_json(request.out / CURVE, {str(size): one.model_dump() for size, one in curve.items()})
     net.save(request.out / PREDICTOR)
     write_text(request.out / AGREEMENT, told.model_dump_json(indent=1) + "\n")
     return net, told

@@ -95,6 +95,7 @@ def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     qualities = [m["quality"] for m in device["front"]]
     assert qualities == sorted(qualities)
     assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 17
+    assert list(read_json(tmp_path / "run" / "learning_curve.json")) == ["6"]
     plan = Plan.load(tmp_path / "run" / "devices" / DEVICE / "plan.json")
     assert plan.layers["convs.1"].weight is not None
     assert plan.layers["convs.1"].weight.bits == device["widths"]["convs.1"][0]

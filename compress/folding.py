@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -53,15 +54,33 @@ def fold(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, FoldingRecord]:
             gone = _fold_pointwise(result, node)
             convolutions += [] if gone is None else [gone]
     rebuild(result)
-    _drop_unused_tensors(result)
+    drop_unused_tensors(result)
     return result, FoldingRecord(tuple(norms), tuple(convolutions), identities)
 
 
-def _drop_unused_tensors(graph_module: fx.GraphModule) -> None:
-    """Forget the parameters and buffers that no node reads any more."""
+def fold_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which every batch norm that directly and alone follows a layer is folded into it; nothing else."""
+    result = clone(graph_module)
+    for node in list(result.graph.nodes):
+        _fold_norm(result, node)
+    rebuild(result)
+    drop_unused_tensors(result)
+    return result
+
+
+def without_identities(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy without operators that do nothing; batch norms and layers stay as they are."""
+    result = clone(graph_module)
+    _drop_identities(result)
+    rebuild(result)
+    return result
+
+
+def drop_unused_tensors(graph_module: fx.GraphModule, among: Collection[str] | None = None) -> None:
+    """Forget the parameters and buffers that no node reads any more; `among`: only these, not those of modules."""
     read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
     for name in [n for n, _ in (*graph_module.named_parameters(), *graph_module.named_buffers())]:
-        if name not in read:
+        if name not in read and (among is None or name in among):
             owner, _, leaf = name.rpartition(".")
             delattr(graph_module.get_submodule(owner), leaf)
 

@@ -1,4 +1,4 @@
-"""`bitwright search quantnas`: find a network for a budget, and train it."""
+"""`bitwright search quantnas`: find a network for a budget, and train it; `eqnet`: one network for many devices."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import typer
 
 from bitwright.cli.failures import StoppedError
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
+from bitwright.cli.search_eqnet import eqnet
 
-app = typer.Typer(help="Search for a network, not only for its precision.", no_args_is_help=True)
+app = typer.Typer(help="Search for a network or for the precision of its layers, with training.", no_args_is_help=True)
 
 
 @app.callback()
@@ -136,3 +137,6 @@ def quantnas(
         words = [word for word in sys.argv[1:] if word != "--resume"]
         raise StoppedError(f"stopped; continue with: {shlex.join(['bitwright', *words, '--resume'])}") from error
     write_line(result.model_dump_json(indent=1) if as_json else "\n".join(result.lines()))
+
+
+app.command("eqnet")(eqnet)

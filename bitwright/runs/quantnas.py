@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import write_json, write_text
+from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.lock import FolderLock
 from bitwright.runs.quantnas_bench import Bench
@@ -13,11 +10,12 @@ from bitwright.runs.quantnas_point import NETWORK, carry_out
 from bitwright.runs.quantnas_request import QuantnasRequest
 from bitwright.runs.quantnas_result import QuantnasResult, front_of
 from bitwright.runs.quantnas_sweep import sweep
+from bitwright.runs.search_folder import prepare_folder
 from compress.recovery.processes import processes
 from search.quantnas.drawing import draw_front
 
-REQUEST, RESULT = "request.json", "result.json"
-MAY_CHANGE = {"sweep", "tensorboard"}
+RESULT = "result.json"
+MAY_CHANGE = frozenset({"sweep", "tensorboard"})
 """What a continuation may have otherwise: more trials, other logs."""
 
 
@@ -31,7 +29,7 @@ def search(request: QuantnasRequest, *, resume: bool = False) -> QuantnasResult:
     with processes() as group:
         lock = FolderLock(request.out)
         if group.first:
-            _prepare(request, resume)
+            prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE)
             if request.sweep is None:
                 lock.acquire()
         try:
@@ -51,23 +49,6 @@ def search(request: QuantnasRequest, *, resume: bool = False) -> QuantnasResult:
         finally:
             lock.release()
     return result
-
-
-def _prepare(request: QuantnasRequest, resume: bool) -> None:
-    described = json.loads(request.model_dump_json(exclude={"out"}))
-    known = request.out / REQUEST
-    if known.is_file():
-        before = json.loads(known.read_text(encoding="utf-8"))
-        changed = [name for name in described if name not in MAY_CHANGE and before.get(name) != described[name]]
-        if changed:
-            raise UsageError(f"{request.out} holds a run with another {changed[0]}; choose another --out")
-        if not resume:
-            raise UsageError(f"{request.out} holds this run already; continue it with --resume")
-        return
-    if request.out.exists() and any(request.out.iterdir()):
-        raise UsageError(f"{request.out} is not empty and holds no search; choose another --out")
-    request.out.mkdir(parents=True, exist_ok=True)
-    write_json(known, described)
 
 
 def _finish(request: QuantnasRequest, result: QuantnasResult) -> None:

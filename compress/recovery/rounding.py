@@ -59,7 +59,7 @@ class _RoundTensor(torch.autograd.Function):
 
 
 class _RoundChannels(torch.autograd.Function):
-    """y of a weight, scales and integral zero points [C] along `axis`, or [1]; gradients to weight and scales.
+    """y of a weight, scales and integral zero points [C] along `axis`, or [1]; gradients to all three.
 
     For GPUs: torch's fused kernel has the host check the zero points in each call, and so waits for the device.
     """
@@ -75,17 +75,20 @@ class _RoundChannels(torch.autograd.Function):
         steps = weight * torch.reciprocal(step)
         rounded = torch.round(steps)
         integers = torch.clamp(rounded, qmin - shift, qmax - shift)
-        ctx.save_for_backward(steps, integers, rounded == integers)
+        ctx.save_for_backward(steps, integers, rounded == integers, step)
         ctx.factor, ctx.summed = factor, [d for d in range(weight.dim()) if d != axis]
         return integers * step
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, Tensor | None, None, None, None, None]:
         (g,) = gradients
-        steps, integers, inside = ctx.saved_tensors
+        steps, integers, inside, step = ctx.saved_tensors
         passed = g * inside
         to_scale = (g * integers - passed * steps).sum(ctx.summed).reshape(-1) * ctx.factor
-        return passed, to_scale, None, None, None, None, None
+        to_zero = None
+        if ctx.needs_input_grad[2]:
+            to_zero = ((passed - g) * step).sum(ctx.summed).reshape(-1) * ctx.factor
+        return passed, to_scale, to_zero, None, None, None, None
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -105,7 +108,10 @@ def round_activation(x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: in
 
 
 def round_weight(weight: Tensor, scale: Tensor, zero: Tensor, axis: int | None, qmin: int, qmax: int) -> Tensor:
-    """Fake-quantise a weight with learned scales: [C] along `axis`, or [1]; zero points (float, integral) are fixed."""
+    """Fake-quantise a weight with learned scales: [C] along `axis`, or [1].
+
+    `zero` holds integral values in float32; it has a gradient where it needs one.
+    """
     factor = gradient_factor(weight.numel() // scale.numel(), qmax)
     if weight.is_cuda:
         result = _RoundChannels.apply(  # type: ignore[no-untyped-call]

@@ -1,0 +1,87 @@
+"""`bitwright search eqnet`: one supernet, a plan for each device."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitwright.cli.failures import StoppedError
+from bitwright.cli.output import JsonFlag, showing_progress, write_line
+
+
+def eqnet(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Trained float network.")],
+    device: Annotated[list[str], typer.Option(metavar="NAME", help="Device profile; repeat for several.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of pictures to train, calibrate and choose on.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Run folder.")],
+    eval_data: Annotated[
+        Path | None, typer.Option("--eval", metavar="DIR", help="Folder of pictures that quality is reported on.")
+    ] = None,
+    bits: Annotated[str, typer.Option(metavar="2,4,8", help="Bit widths of the supernet.")] = "2,3,4,5,6,7,8",
+    pinned: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER", help="Layer with 8 bits only; by default the first and last.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps of the supernet.")] = 3000,
+    samples: Annotated[int, typer.Option(help="Subnets that the predictor learns from.")] = 800,
+    trials: Annotated[int, typer.Option(help="Trials of the multi-objective search.")] = 300,
+    generations: Annotated[int, typer.Option(help="Generations of the genetic search.")] = 500,
+    budget: Annotated[
+        str | None, typer.Option(metavar="COST", help="Largest predicted cost on each device, ms, or BitOps (4.6G).")
+    ] = None,
+    emulated: Annotated[
+        bool, typer.Option("--emulated", help="Also widths that a runtime emulates: smaller, not faster.")
+    ] = False,
+    calibration_count: Annotated[int, typer.Option(help="Training images that batch norms are calibrated on.")] = 2048,
+    model: Annotated[str | None, typer.Option(metavar="P.M:F", help="Factory of an unknown network.")] = None,
+    scale: Annotated[int | None, typer.Option(help="Enlargement, where the weights do not tell.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A training setting, such as share=0.25.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train one network for every quantisation form and width, and read out the best plan for each device.
+
+    Stop it at any moment, and --resume goes on to the same result.
+    """
+    from bitwright.foundation.errors import UsageError
+    from bitwright.runs.eqnet import search
+    from bitwright.runs.eqnet_request import EqnetRequest
+    from bitwright.runs.quantnas_request import assigned, quantity
+
+    if not all(part.strip().isdigit() for part in bits.split(",")):
+        raise UsageError(f"--bits {bits}: expected bit widths such as 2,4,8")
+    request = EqnetRequest.model_validate(
+        {
+            "checkpoint": checkpoint,
+            "devices": tuple(device),
+            "data": data,
+            "eval_data": eval_data,
+            "out": out,
+            "bits": tuple(int(part) for part in bits.split(",")),
+            "pinned": None if pinned is None else tuple(pinned),
+            "steps": steps,
+            "samples": samples,
+            "trials": trials,
+            "generations": generations,
+            "budget": None if budget is None else quantity(budget),
+            "emulated": emulated,
+            "calibration_count": calibration_count,
+            "model": model,
+            "scale": scale,
+            "seed": seed,
+            "settings": assigned(assignments or ())["search_settings"],
+        }
+    )
+    try:
+        with showing_progress():
+            result = search(request, resume=resume)
+    except KeyboardInterrupt as error:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        raise StoppedError(f"stopped; continue with: {shlex.join(['bitwright', *words, '--resume'])}") from error
+    write_line(result.model_dump_json(indent=1) if as_json else "\n".join(result.lines()))

@@ -1,0 +1,174 @@
+"""A run of EQ-Net: one supernet trained or continued, a predictor where devices leave a choice, a plan for each."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from bitwright.foundation.errors import BitwrightError
+from bitwright.foundation.files import write_json, write_text
+from bitwright.foundation.progress import note
+from bitwright.runs.eqnet_device import Trained, choice_for, device_plan
+from bitwright.runs.eqnet_request import EqnetRequest
+from bitwright.runs.eqnet_result import DevicePlan, EqnetResult
+from bitwright.runs.lock import FolderLock
+from bitwright.runs.search_folder import prepare_folder
+from compress.graph import capture
+from compress.layer_table import LayerTable
+from compress.recovery.processes import Processes, processes
+from search.eqnet.accounting import Accounting
+from search.eqnet.devices import DeviceChoice
+from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve, train
+from search.eqnet.samples import collect
+from search.eqnet.space import Configuration, ElasticSpace
+from search.eqnet.subnets import Subnets
+from search.eqnet.supernet import Supernet, trainable_graph
+from search.eqnet.trainer import Trainer
+from search.layer_sensitivity import evaluator
+from workloads.classification.task import Classification
+from workloads.loading import load_checkpoint
+
+STATE, SAMPLES, PREDICTOR, AGREEMENT, RESULT = (
+    "supernet.safetensors", "samples.jsonl", "predictor.safetensors", "predictor.json", "result.json",
+)  # fmt: skip
+CURVE, CURVE_SIZES = "learning_curve.json", (250, 500, 1000, 2000, 4000)
+TRACE_SIDE, CALIBRATION_SIDE = 64, 64
+LEFT_OUT = 0.2
+"""Share of the samples that the predictor's agreement is told on, which neither trained it nor chose its epoch."""
+LARGEST_DROP = 3.0
+"""dB below the 8-bit subnet at which the quality of an image network stops counting (section 11.4)."""
+
+
+def search(request: EqnetRequest, *, resume: bool = False) -> EqnetResult:
+    """Carry out or continue a run. Every process that `torchrun` started trains; the first one does the rest.
+
+    UsageError for a folder that holds another run, or this one unfinished without `resume`.
+    """
+    request.check_inputs()
+    with processes() as group:
+        lock = FolderLock(request.out)
+        if group.first:
+            prepare_folder(request, request.out, resume=resume)
+            lock.acquire()
+        try:
+            trained = _trained(request, group)
+            result = _deployed(trained) if group.first else _nothing(trained)
+        finally:
+            lock.release()
+    return result
+
+
+def _trained(request: EqnetRequest, group: Processes) -> Trained:
+    """Load, make the space, train to the end or take the supernet that was."""
+    loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
+    workload, images = loaded.workload, not isinstance(loaded.workload, Classification)
+    side = max(TRACE_SIDE if images else 1, workload.min_input_side)
+    example = workload.example_input(side, side)
+    original = capture(loaded.module, example)
+    graph = trainable_graph(original)
+    settings = request.training(images=images)
+    size = max(CALIBRATION_SIDE, side) if images else side
+    inputs = workload.calibration(request.data, request.calibration_count, size, request.seed)
+    supernet = Supernet(graph, ElasticSpace.of(graph, request.bits, pinned=request.pinned))
+    supernet.fit(inputs[: min(len(inputs), 1024)])
+    data = workload.training(request.data, settings.patch, settings.seed)
+    trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)
+    trainer.run()
+    evaluate = evaluator(workload, workload.held_out(request.data))
+    return Trained(
+        request=request, loaded=loaded, original=original, example=example,
+        table=LayerTable.from_graph(graph, example), subnets=Subnets(supernet, inputs, evaluate),
+        float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
+    )  # fmt: skip
+
+
+def _deployed(trained: Trained) -> EqnetResult:
+    request = trained.request
+    choices = [choice_for(trained, device) for device in request.devices]
+    predictor, told = _predictor(trained, choices)
+    plans: list[DevicePlan] = []
+    complaint: BitwrightError | None = None
+    for choice in choices:
+        try:
+            plans.append(device_plan(trained, choice, predictor, request.out / "devices" / choice.profile.id))
+        except BitwrightError as error:
+            # The others are still wanted; what is wrong with this one is told at the end.
+            note(f"{choice.profile.id}: {error}")
+            complaint = complaint or error
+    result = _result(trained, told, plans)
+    write_text(request.out / RESULT, result.model_dump_json(indent=1) + "\n")
+    if complaint is not None:
+        raise complaint
+    return result
+
+
+def _nothing(trained: Trained) -> EqnetResult:
+    """What the processes return that only trained."""
+    return _result(trained, None, [])
+
+
+def _result(trained: Trained, told: Agreement | None, plans: list[DevicePlan]) -> EqnetResult:
+    workload = trained.loaded.workload
+    return EqnetResult(
+        method=trained.label, steps=trained.request.steps, metric=workload.metric, unit=workload.unit, predictor=told,
+        devices=tuple(plans),
+    )  # fmt: skip
+
+
+def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor | None, Agreement | None]:
+    """The predictor of the run and its agreement on samples left out; None where no device leaves a choice."""
+    request, subnets = trained.request, trained.subnets
+    if not any(choice.has_choice for choice in choices):
+        return None, None
+    if (request.out / AGREEMENT).is_file():
+        told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
+        return Predictor.load(request.out / PREDICTOR), told
+    space = subnets.supernet.space
+    accounting = Accounting.of(trained.table, space)
+    owner = _digest(request.out / STATE)
+    samples = collect(
+        space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
+    )
+    kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
+    net, _ = train(space, samples[:kept])
+    told = agreement(net, samples[kept:])
+    sizes = sorted({kept // 2, *(size for size in CURVE_SIZES if size < kept)})
+    curve = learning_curve(space, samples[:kept], samples[kept:], [size for size in sizes if size >= 4])
+    write_json(request.out / CURVE, {str(size): one.model_dump() for size, one in curve.items()})
+    net.save(request.out / PREDICTOR)
+    write_text(request.out / AGREEMENT, told.model_dump_json(indent=1) + "\n")
+    return net, told
+
+
+def _target(trained: Trained) -> _Target:
+    images = not isinstance(trained.loaded.workload, Classification)
+    return _Target(trained.subnets, LARGEST_DROP if images else None)
+
+
+class _Target:
+    """What the predictor learns: quality, for images no lower than `largest` below 8 bits in the same form."""
+
+    def __init__(self, subnets: Subnets, largest: float | None) -> None:
+        self.subnets, self.largest = subnets, largest
+        self.wide: dict[int, float] = {}
+
+    def __call__(self, configuration: Configuration) -> float:
+        value = self.subnets.quality(configuration)
+        form = configuration.form
+        if self.largest is None or form is None:
+            return value
+        if form.index not in self.wide:
+            self.wide[form.index] = self.subnets.quality(self.subnets.supernet.space.uniform(8, form))
+        return max(value, self.wide[form.index] - self.largest)
+
+
+def _digest(path: Path) -> str:
+    """Hash of the values of a trained supernet; the file's metadata holds times."""
+    digest = hashlib.sha256()
+    for name, value in sorted(load_file(path).items()):
+        if name.startswith("value/"):
+            digest.update(name.encode() + value.contiguous().view(torch.uint8).reshape(-1).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""EqnetResult: one supernet and what it gave each device, as JSON and as lines."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from search.eqnet.predictor import Agreement
+
+
+class FrontPoint(BaseModel):
+    """A member of a device's front: predicted cost and predicted quality."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cost: float
+    quality: float
+    widths: tuple[tuple[int, int], ...]
+
+
+class DevicePlan(BaseModel):
+    """What a device gets. Qualities are in the metric of the task.
+
+    `quality` is that of the exported integers in torch, on the pictures that choose; `float_quality` is on the same.
+    """  # fmt: skip
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    runtime: str
+    form: str
+    label: str
+    widths: dict[str, tuple[int, int]] = Field(description="weight and input bits by layer")
+    runs_as: dict[str, str] = Field(description="what each precision is executed as")
+    in_float: tuple[str, ...]
+    cost: float
+    unit: str
+    cost_source: str
+    predicted: float = Field(description="quality as the predictor has it")
+    quality: float
+    float_quality: float
+    evaluated: float | None = Field(description="the same on --eval")
+    size_bytes: int
+    integer_layers: int | None = Field(description="layers that the audit found on integers; null: no engine here")
+    engine: str | None
+    folder: str
+    notes: tuple[str, ...]
+    front: tuple[FrontPoint, ...]
+
+
+class EqnetResult(BaseModel):
+    """All devices of a run. `method`: EQ-Net, or the adaptation to images, which is marked as such."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    steps: int
+    metric: str
+    unit: str
+    predictor: Agreement | None = Field(description="on samples left out; null: no device had a choice")
+    devices: tuple[DevicePlan, ...]
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        shown = [f"{self.method}, {self.steps} steps: one supernet, {len(self.devices)} devices"]
+        if self.predictor is not None and self.predictor.kendall is not None:
+            told = self.predictor
+            shown.append(
+                f"predictor on {told.samples} samples left out: Kendall {told.kendall:.3f}, "
+                f"RMSE {told.rmse:.3f} {self.unit}"
+            )
+        for plan in self.devices:
+            widths = sorted({f"w{w}a{a}" for w, a in plan.widths.values()})
+            parts = [
+                f"{plan.device} ({plan.runtime}): {plan.form}, {', '.join(widths)}",
+                f"{plan.cost:.4g} {plan.unit} ({plan.cost_source})",
+                f"{self.metric} {plan.quality:.3f} {self.unit}, float {plan.float_quality:.3f} (held-out pictures)",
+            ]
+            if plan.evaluated is not None:
+                parts.append(f"{plan.evaluated:.3f} on --eval")
+            parts.append(f"engine {plan.engine}" if plan.engine else f"no engine here: {plan.folder}")
+            shown += ["; ".join(parts), *(f"  {remark}" for remark in plan.notes)]
+        return shown

@@ -1,0 +1,135 @@
+"""Group progressive guidance: the wide subnets teach the random ones, and these the narrow one (section 5.2).
+
+`ImageGuidance` is our adaptation to networks whose output is an image (section 11.1); nothing of it is in the paper,
+and results of it are labelled "EQ-Net-style (adapted)".
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Outputs = tuple[Tensor, ...]
+"""What a network returned: its output, and the inner tensors that are compared."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a group of subnets teaches; without gradient."""
+
+    output: Tensor
+    features: tuple[Tensor, ...] = ()
+
+
+class Guidance(ABC):
+    """The losses of the three groups. `share`: weight of the teacher against the labels; 0 is no guidance."""
+
+    label: str
+    taps: bool = False
+    """Whether inner tensors are compared."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    @abstractmethod
+    def own(self, outputs: Outputs, target: Tensor) -> Tensor:
+        """The task's loss."""
+
+    @abstractmethod
+    def teach(self, group: Sequence[Outputs]) -> Lesson:
+        """What a group says on average."""
+
+    @abstractmethod
+    def distance(self, outputs: Outputs, lesson: Lesson, target: Tensor) -> Tensor:
+        """How far a student is from its lesson."""
+
+    def loss(self, outputs: Outputs, target: Tensor, lesson: Lesson | None) -> Tensor:
+        """The loss of one subnet; without a lesson it is the task's."""
+        if lesson is None or self.share == 0.0:
+            return self.own(outputs, target)
+        taught = self.share * self.distance(outputs, lesson, target)
+        return taught if self.share == 1.0 else taught + (1.0 - self.share) * self.own(outputs, target)
+
+
+class ClassGuidance(Guidance):
+    """share * KL(teacher || student) * temperature^2 + (1 - share) * cross-entropy; labels are not smoothed.
+
+    Several teachers give the mean of their softened probabilities. The paper gives neither share nor temperature; 0.5
+    and 1 are the release's.
+    """
+
+    label = "EQ-Net"
+
+    def __init__(self, share: float = 0.5, temperature: float = 1.0) -> None:
+        super().__init__(share)
+        self.temperature = temperature
+
+    def own(self, outputs: Outputs, target: Tensor) -> Tensor:
+        """Mean cross-entropy of logits [N, classes] and class numbers [N]."""
+        return F.cross_entropy(outputs[0].float(), target)
+
+    def teach(self, group: Sequence[Outputs]) -> Lesson:
+        """Mean probabilities [N, classes]."""
+        each = [torch.softmax(outputs[0].detach().float() / self.temperature, 1) for outputs in group]
+        return Lesson(torch.stack(each).mean(0))
+
+    def distance(self, outputs: Outputs, lesson: Lesson, target: Tensor) -> Tensor:
+        """Forward KL, mean over the batch."""
+        logs = F.log_softmax(outputs[0].float() / self.temperature, 1)
+        return F.kl_div(logs, lesson.output, reduction="batchmean") * self.temperature**2
+
+
+class ImageGuidance(Guidance):
+    """(1 - share) * L1(student, image) + share * (L1(student, teacher) + feature_weight * D): adapted, see the module.
+
+    `laplace`: the teacher's term is the KL of Laplace densities whose width is the teacher's own mean error. `gate`:
+    only samples on which the teacher is nearer to the image than the student are guided.
+    """
+
+    label = "EQ-Net-style (adapted)"
+
+    def __init__(
+        self, share: float = 0.5, feature_weight: float = 0.0, *, laplace: bool = False, gate: bool = False
+    ) -> None:
+        super().__init__(share)
+        self.feature_weight, self.laplace, self.gate = feature_weight, laplace, gate
+        self.taps = feature_weight > 0
+
+    def own(self, outputs: Outputs, target: Tensor) -> Tensor:
+        """Mean absolute error in the training range."""
+        return F.l1_loss(outputs[0].float(), target)
+
+    def teach(self, group: Sequence[Outputs]) -> Lesson:
+        """The mean image, and the mean of each inner tensor."""
+        parts = [torch.stack([t.detach().float() for t in same]).mean(0) for same in zip(*group, strict=True)]
+        return Lesson(parts[0], tuple(parts[1:]))
+
+    def distance(self, outputs: Outputs, lesson: Lesson, target: Tensor) -> Tensor:
+        """Distance of images, [], plus that of the inner tensors."""
+        gap = (outputs[0].float() - lesson.output).abs()
+        if self.laplace:
+            width = (lesson.output - target).abs().mean().clamp_min(1e-12)
+            gap = gap + width * (torch.exp(-gap / width) - 1)
+        each = gap.flatten(1).mean(1)
+        if self.gate:
+            teacher, student = (
+                (y - target).abs().flatten(1).mean(1) for y in (lesson.output, outputs[0].detach().float())
+            )
+            each = each * (teacher < student)
+        total = each.mean()
+        if self.feature_weight:
+            pairs = zip(outputs[1:], lesson.features, strict=True)
+            total = total + self.feature_weight * sum((_structure(s, t) for s, t in pairs), torch.zeros(()))
+        return total
+
+
+def _structure(student: Tensor, teacher: Tensor) -> Tensor:
+    """Distance of two inner tensors [N, C, H, W]: their energy over positions, as unit vectors, mean over samples."""
+    maps = [F.normalize(x.float().square().sum(1).flatten(1), dim=1) for x in (student, teacher)]
+    distance: Tensor = torch.linalg.vector_norm(maps[0] - maps[1], dim=1).mean()
+    return distance

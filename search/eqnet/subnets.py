@@ -1,0 +1,46 @@
+"""Subnets: what a trained supernet is asked for, with norms calibrated or biases corrected: quality, and integers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress.bias_correction import correct_biases
+from compress.compressed import CompressedModel
+from search.eqnet.export import Target, export
+from search.eqnet.norms import Calibrator
+from search.eqnet.space import Configuration
+from search.eqnet.supernet import Supernet, evaluating
+from search.layer_sensitivity import Evaluate
+
+CORRECTED_ON = 100
+"""Most images that biases are corrected on."""
+
+
+class Subnets:
+    """`inputs`: training images [N, C, H, W], prepared as in evaluation; `evaluate` must use none of them.
+
+    The supernet is not trained meanwhile.
+    """
+
+    def __init__(self, supernet: Supernet, inputs: Tensor, evaluate: Evaluate, *, batch: int = 256) -> None:
+        self.supernet, self.inputs, self.evaluate = supernet.cpu().eval(), inputs, evaluate
+        self.calibrator = Calibrator(supernet, inputs, batch=batch)
+
+    def quality(self, configuration: Configuration) -> float:
+        """True quality of a subnet, in the metric's unit.
+
+        Without norms to calibrate, it is that of the exported network with corrected biases.
+        """
+        if not self.supernet.has_norms:
+            return self.evaluate(self.export(configuration, Target("subnet")).simulate())
+        self.calibrator.choose(configuration)
+        with evaluating(self.supernet):
+            return self.evaluate(self.supernet)
+
+    def export(self, configuration: Configuration, target: Target) -> CompressedModel:
+        """The subnet as integers, for a device."""
+        some = self.inputs[:CORRECTED_ON]
+        model = export(self.supernet, configuration, target, self.calibrator.choose(configuration), some)
+        if not self.supernet.has_norms:
+            correct_biases(model, some, self.supernet.float_graph())
+        return model

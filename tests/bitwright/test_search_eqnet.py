@@ -1,0 +1,132 @@
+"""`bitwright search eqnet`: one supernet, a plan for each device, an engine where the runtime is here."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.eqnet_request import EqnetRequest
+from compress.compressed import CompressedModel
+from compress.graph import capture
+from compress.plan import Plan
+from deploy.audit import Audit
+from search.eqnet.supernet import trainable_graph
+from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
+from workloads.loading import load_checkpoint
+
+SMALL = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--bits", "4,7,8", "--calibration-count", "8")
+MANY = (DEVICE, "x86-avx2", "arm-dotprod", "raspberry-pi-5", "rtx-4090", "coral-edge-tpu", "ethos-u55-256",
+        "hexagon-htp-v73")  # fmt: skip
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+def test_one_supernet_gives_eight_devices_their_own_form(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
+    words = ["search", "eqnet", checkpoint, "--data", photos, "--out", tmp_path / "run", *SMALL, "--json"]
+    for device in MANY:
+        words += ["--device", device]
+    ended = command(capsys, *words)
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)
+    assert result["method"] == "EQ-Net-style (adapted)"
+    assert result["predictor"] is None
+    assert [d["device"] for d in result["devices"]] == list(MANY)
+    plans = {}
+    for device in result["devices"]:
+        folder = tmp_path / "run" / "devices" / device["folder"]
+        plan = plans[device["device"]] = Plan.load(folder / "plan.json")
+        assert set(map(tuple, device["widths"].values())) == {(8, 8)}
+        assert abs(device["quality"] - device["float_quality"]) < 1.0
+        assert len(onnx.load(folder / "model.onnx").graph.node) > 6
+        here = device["device"].startswith("x86")
+        assert (device["engine"] is not None) is here
+        if here:
+            audit = Audit.model_validate_json((folder / "audit.json").read_bytes())
+            assert audit.executed["int8"] == device["integer_layers"] == len(plan.quantized_layers)
+            assert not audit.mismatches
+    formats = {name: plan.layers["convs.1"] for name, plan in plans.items()}
+    assert all(f.weight is not None and f.weight.symmetric and f.weight.signed for f in formats.values())
+    inputs = {name: f.activation for name, f in formats.items()}
+    assert inputs["rtx-4090"] is not None
+    assert (inputs["rtx-4090"].signed, inputs["rtx-4090"].symmetric) == (True, True)
+    assert inputs["raspberry-pi-5"] is not None
+    assert (inputs["raspberry-pi-5"].signed, inputs["raspberry-pi-5"].symmetric) == (True, False)
+    assert inputs[DEVICE] is not None
+    assert not inputs[DEVICE].signed
+    reduced = formats["x86-avx2"].weight
+    assert reduced is not None
+    assert reduced.reduce_range
+    loaded = load_checkpoint(checkpoint)
+    example = loaded.workload.example_input(32, 32)
+    graph = trainable_graph(capture(loaded.module, example))
+    model = CompressedModel.load(tmp_path / "run" / "devices" / "rtx-4090" / "model.safetensors", graph)
+    with torch.no_grad():
+        exact, found = graph(example), model.simulate()(example)
+    assert float((found - exact).norm() / exact.norm()) < 0.1
+    again = command(capsys, *words)
+    assert "--resume" in again.refusal()
+    assert json.loads(command(capsys, *words, "--resume").out) == result
+    assert "another steps" in command(capsys, *words, "--resume", "--steps", "3").refusal()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
+    small = ("--samples", "16", "--trials", "12", "--generations", "3")
+    words = ("search", "eqnet", checkpoint, "--data", photos, "--out", tmp_path / "run", *SMALL, *small, "--emulated")
+    ended = command(capsys, *words, "--device", DEVICE, "--json")
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)
+    assert result["predictor"]["samples"] == 3
+    (device,) = result["devices"]
+    assert device["runs_as"]["w4a8"] == "int8"
+    assert device["widths"]["convs.0"] == [8, 8]
+    assert device["widths"]["convs.1"][1] == 8
+    qualities = [m["quality"] for m in device["front"]]
+    assert qualities == sorted(qualities)
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 17
+    assert list(read_json(tmp_path / "run" / "learning_curve.json")) == ["6"]
+    plan = Plan.load(tmp_path / "run" / "devices" / DEVICE / "plan.json")
+    assert plan.layers["convs.1"].weight is not None
+    assert plan.layers["convs.1"].weight.bits == device["widths"]["convs.1"][0]
+    assert read_json(tmp_path / "run" / "devices" / DEVICE / "device.json") == device
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--device", "x86-avx3"], "x86-avx"),
+        (["--device", DEVICE, "--device", DEVICE], "named twice"),
+        (["--device", DEVICE, "--set", "lambda=1"], "unknown setting 'lambda'"),
+        (["--device", DEVICE, "--set", "share=2"], "share of 0 to 1"),
+        (["--device", DEVICE, "--bits", "4,x"], "such as 2,4,8"),
+        (["--device", DEVICE, "--bits", "4,9"], "2 to 8 bits"),
+        (["--device", DEVICE, "--pinned", "convs.9"], "no layer 'convs.9'"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
+    quick = [] if "--bits" in flags else ["--bits", "8"]
+    words = ["search", "eqnet", checkpoint, "--data", photos, "--out", tmp_path / "run", "--steps", "1", *quick]
+    assert says in command(capsys, *words, "--calibration-count", "4", *flags).refusal()
+
+
+def test_settings_depend_on_the_task() -> None:
+    request = EqnetRequest(checkpoint=Path("x"), devices=(DEVICE,), data=Path(), out=Path("y"), settings={"share": 0.2})
+    assert request.training(images=True).wdr_share == 0.05
+    assert request.training(images=False).wdr_share is None
+    assert request.training(images=True).share == 0.2
+    with pytest.raises(UsageError, match="does not exist"):
+        request.check_inputs()

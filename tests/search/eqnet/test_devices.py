@@ -1,0 +1,153 @@
+"""What each device of the catalogue executes, read as a form and widths; costs there; and the plan that is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bitwright.foundation.errors import ConstraintError, UsageError
+from compress.layer_table import LayerTable
+from compress.plan import LayerPlan
+from hw_profiles import load_profile, profile_ids
+from search.eqnet.accounting import Accounting
+from search.eqnet.device_search import DeviceSearchSettings, search_device
+from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
+from search.eqnet.encoder import bits_of, forms_of
+from search.eqnet.export import Target, export
+from search.eqnet.genetic import GeneticSettings
+from search.eqnet.norms import Calibrator
+from search.eqnet.predictor import PredictorSettings, train
+from search.eqnet.samples import collect
+from search.eqnet.space import ALL_BITS, Configuration, ElasticSpace
+from search.eqnet.subnets import Subnets
+from tests.search.eqnet.helpers import SIDE, images, resnet_graph, supernet_of
+
+TABLE = LayerTable.from_graph(resnet_graph(), torch.zeros(1, 3, SIDE, SIDE))
+SPACE = ElasticSpace.of(resnet_graph(), ALL_BITS)
+X86 = "x86-avx512-vnni-bf16"
+
+
+def _choice(device: str, *, native_only: bool = True, runtime: str | None = None) -> DeviceChoice:
+    profile = load_profile(device)
+    engine = profile.runtimes[0].engine.value if runtime is None else runtime
+    return device_choice(profile, engine, TABLE, SPACE, native_only=native_only)
+
+
+@pytest.mark.parametrize("device", profile_ids())
+def test_every_device_of_the_catalogue_gets_a_legal_plan(device: str) -> None:
+    choice = _choice(device)
+    assert choice.form.weight_symmetric
+    assert all(widths == ((8,), (8,)) for widths in choice.allowed.values())
+    assert not choice.has_choice
+    supernet = supernet_of(resnet_graph(), images(), ALL_BITS)
+    target = Target("test", device, choice.runtime, unsigned=choice.unsigned, reduce_range=choice.reduce_range)
+    plan = export(supernet, SPACE.uniform(8, choice.form), target).plan
+    plan = plan.with_float(set(choice.in_float), "no rule")
+    assert illegal_layers(plan, choice.profile, TABLE) == []
+    other = export(supernet, SPACE.uniform(8, choice.form), dataclasses.replace(target, unsigned=not choice.unsigned))
+    assert illegal_layers(other.plan, choice.profile, TABLE)
+
+
+def test_forms_differ_between_devices_as_their_runtimes_do() -> None:
+    graphics, pocket, server = _choice("rtx-4090"), _choice("raspberry-pi-5"), _choice(X86)
+    assert graphics.form.name == "channel-sym-sym"
+    assert pocket.form.name == server.form.name == "channel-sym-asym"
+    assert (graphics.unsigned, pocket.unsigned, server.unsigned) == (False, False, True)
+    assert _choice("x86-avx2").reduce_range
+    assert not server.reduce_range
+
+
+def test_emulated_widths_are_told_and_every_pair_of_them_is_legal() -> None:
+    choice = _choice(X86, native_only=False)
+    assert choice.has_choice
+    weights, inputs = choice.allowed["layer1.0.conv1"]
+    legal = choice.profile.legal_bits("conv", choice.runtime, native_only=False)
+    assert {(w, a) for w in weights for a in inputs} <= set(legal)
+    assert len(weights) * len(inputs) > 1
+    assert choice.runs_as["int4"] == "int8"
+    assert choice.allowed["conv1"] == ((8,), (8,))
+
+
+def test_a_device_without_integers_for_the_network_is_refused() -> None:
+    with pytest.raises(UsageError, match="executes no layer of this network"):
+        _choice(X86, runtime="tensorrt")
+
+
+def test_costs_are_estimated_where_the_profile_has_figures_and_counted_elsewhere() -> None:
+    server = _choice(X86)
+    cost = device_cost(server, TABLE, SPACE, resnet_graph(), "bf16")
+    member = bits_of([SPACE.uniform(8, server.form)])
+    assert (cost.unit, "estimated" in cost.source) == ("ms", True)
+    assert 0 < float(cost(member)[0]) < 10
+    bare = _choice("arm-dotprod")
+    counted = device_cost(bare, TABLE, SPACE, resnet_graph(), "fp32")
+    assert counted.unit == "BitOps"
+    assert "no peak" in counted.source
+    assert float(counted(member)[0]) == 64 * TABLE.macs
+
+
+def test_a_plan_in_a_form_that_the_device_lacks_is_named() -> None:
+    choice = _choice("rtx-4090")
+    supernet = supernet_of(resnet_graph(), images(), ALL_BITS)
+    plan = export(supernet, SPACE.uniform(4, choice.form), Target("test", "rtx-4090", "tensorrt", unsigned=False)).plan
+    complaints = illegal_layers(plan, choice.profile, TABLE)
+    assert len(complaints) == len(SPACE.free)
+    assert "4-bit weights" in complaints[0]
+    left = plan.model_copy(update={"layers": dict.fromkeys(plan.layers, LayerPlan(reason="float"))})
+    assert illegal_layers(left, choice.profile, TABLE) == []
+
+
+def _quality(configuration: Configuration) -> float:
+    bits = bits_of([configuration])[0].astype(float)
+    return float(90 - (2.0 ** -(bits - 2)).sum() + 0.0 * forms_of([configuration])[0])
+
+
+def test_the_chosen_plan_keeps_its_budget_and_is_the_truly_best_of_those_checked() -> None:
+    choice = _choice(X86, native_only=False)
+    accounting = Accounting.of(TABLE, SPACE)
+    samples = collect(SPACE, accounting, _quality, 120, seed=0, owner="toy")
+    net, _ = train(SPACE, samples, PredictorSettings(epochs=20))
+    cost = accounting.bitops()
+    ends = [float(cost(bits_of([SPACE.uniform(b, choice.form)]))[0]) for b in (2, 8)]
+    budget = 0.5 * sum(ends)
+    quick = GeneticSettings(population=20, generations=8, parents=5)
+    settings = DeviceSearchSettings(budget=budget, verified=5, trials=8, steps_of_front=1, genetic=quick)
+    found = search_device(choice, SPACE, cost, net, _quality, settings)
+    assert found.cost <= budget
+    assert found.chosen.true == max(v.true for v in found.checked)
+    assert len(found.checked) <= 5
+    for layer, one in zip(SPACE.layers, found.chosen.configuration.layers, strict=True):
+        weights, inputs = choice.allowed[layer.name]
+        assert one.weight_bits in weights
+        assert one.activation_bits in inputs
+    free = search_device(choice, SPACE, cost, net, _quality, dataclasses.replace(settings, budget=None, tolerance=50.0))
+    prices = [float(cost(bits_of([v.configuration]))[0]) for v in free.checked]
+    assert free.cost == min(prices)
+    with pytest.raises(ConstraintError, match="cannot be reached"):
+        search_device(choice, SPACE, cost, net, _quality, dataclasses.replace(settings, budget=1.0))
+    only = search_device(_choice(X86), SPACE, cost, None, _quality, dataclasses.replace(settings, budget=None))
+    assert only.chosen.configuration == SPACE.uniform(8, choice.form)
+    assert np.isclose(only.cost, ends[1])
+
+
+def test_quality_of_a_subnet_is_that_of_its_exported_integers() -> None:
+    supernet, held_out = supernet_of(resnet_graph(), images()), images(12, seed=8)
+    with torch.no_grad():
+        Calibrator(supernet, images(32, seed=9), batch=16).choose(supernet.space.uniform(8, _choice("rtx-4090").form))
+        exact = supernet(held_out)
+
+    def evaluate(predict: object) -> float:
+        assert callable(predict)
+        with torch.no_grad():
+            return -float((predict(held_out) - exact).norm() / exact.norm())
+
+    subnets = Subnets(supernet, images(32, seed=9), evaluate, batch=16)
+    low, high = (supernet.space.uniform(bits, _choice(X86).form) for bits in (2, 8))
+    first = subnets.quality(low)
+    assert first < subnets.quality(high)
+    assert subnets.quality(low) == first
+    assert subnets.calibrator.taken == 2
+    assert evaluate(subnets.export(high, Target("test")).simulate()) == pytest.approx(subnets.quality(high), abs=2e-3)

@@ -3,6 +3,8 @@
 - `layouts`: where groups lie in each kind of weight; `masks`, `transposable`: which weights are kept; `scores`: by what
 - `eligibility`: which layers may carry a pattern, and why the others stay dense
 - `schedules`, `methods`: what is done at each step, as pure functions of it; `training`: who does it
+- `diagnostics`: noise, flips and what is retained; `cost`: FLOPs of a training
+- `storage`, `packing`, `packed_file`: what a packed weight takes, and its file; `legality`: whether a pattern is kept
 """
 
 from compress.nm_pattern import Sparsity

@@ -35,7 +35,7 @@ def settings_of(job: Job) -> RecoverySettings | None:
 
 
 def recovered(job: Job) -> None:
-    """Train the model of the stage before against the balanced float network; what is not better is not kept."""
+    """Train the model of the stage before against the dense, balanced float network; what is not better is not kept."""
     before = job.run.values("reconstructed")
     settings = settings_of(job)
     if settings is None:
@@ -47,12 +47,13 @@ def recovered(job: Job) -> None:
     classifies = isinstance(workload, Classification)
     result = recover(
         start,
-        job.balanced,
+        job.teacher,
         workload.training(job.request.data, settings.patch, job.request.seed),
         settings,
-        score=logit_agreement(job.balanced, job.held_out) if classifies else job.evaluate,
+        score=logit_agreement(job.teacher, job.held_out) if classifies else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
+        real=job.balanced,
     )
     result.model.save(job.run.path / RECOVERED)
     after = job.evaluate(result.model.simulate()) if classifies else result.after

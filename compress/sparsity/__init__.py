@@ -5,6 +5,7 @@
 - `schedules`, `methods`: what is done at each step, as pure functions of it; `training`: who does it
 - `diagnostics`: noise, flips and what is retained; `cost`: FLOPs of a training
 - `storage`, `packing`, `packed_file`: what a packed weight takes, and its file; `legality`: whether a pattern is kept
+- `one_shot`, `permutation`, `sensitivity`, `assignment`: pruning of a captured network, and a pattern for each layer
 """
 
 from compress.nm_pattern import Sparsity

@@ -104,6 +104,7 @@ class SparseTraining:
         for pattern, layers in due.items():
             self._refresh(layers, pattern)
         if self.method.frozen_from(self.phases) == step:
+            self._agree()
             self._zero_pruned()
         if self.restrict is Restrict.UPDATE:
             self._share_steps(optimizer)
@@ -178,6 +179,14 @@ class SparseTraining:
             layer = self.layers[name]
             layer.flips = torch.count_nonzero(layer.mask != mask)
             layer.mask.copy_(mask)
+
+    def _agree(self) -> None:
+        """Take the first process's masks in all of them: a mask that differs would never be put right again."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for layer in self.layers.values():
+                shared = layer.mask.to(torch.uint8)
+                torch.distributed.broadcast(shared, 0)
+                layer.mask.copy_(shared.bool())
 
     def _zero_pruned(self) -> None:
         for layer in self.layers.values():

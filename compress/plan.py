@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
+from compress.nm_pattern import Sparsity
 from compress.quantizers import QuantFormat
 
 PLAN_SCHEMA = 1
@@ -23,15 +24,6 @@ class Placement(StrEnum):
     """Also what leaves it, which ONNX Runtime needs to pick an integer kernel."""
     EVERYTHING = "everything"
     """Also elementwise operators, concatenations and the network output (fastest in ONNX Runtime)."""
-
-
-class Sparsity(BaseModel):
-    """N of every M weights are kept, along input channels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    n: int = Field(ge=1)
-    m: int = Field(ge=2)
 
 
 class LayerPlan(BaseModel):
@@ -74,6 +66,11 @@ class Plan(BaseModel):
     layers: dict[str, LayerPlan]
     genotype: dict[str, str | int] | None = None
     cost: Cost | None = None
+
+    @property
+    def sparse_layers(self) -> dict[str, Sparsity]:
+        """The pattern of each layer that is pruned, in network order."""
+        return {n: p.sparsity for n, p in self.layers.items() if p.sparsity is not None and not p.sparsity.dense}
 
     @property
     def quantized_layers(self) -> tuple[str, ...]:

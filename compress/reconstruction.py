@@ -56,22 +56,24 @@ class ReconstructionSettings:
 
 
 def reconstruct(model: CompressedModel, inputs: Tensor, *, settings: ReconstructionSettings | None = None,
-                reference: fx.GraphModule | None = None, resume: Mapping[str, State] | None = None,
+                reference: fx.GraphModule | None = None, real: fx.GraphModule | None = None,
+                resume: Mapping[str, State] | None = None,
                 on_block: Callable[[str, State], None] | None = None) -> CompressedModel:  # fmt: skip
     """A model whose simulated output is closer to `reference` on crops that were not trained on, or equal to `model`.
 
     `inputs`: calibration crops [N, C, H, W]; the last `held_out` share chooses the state that is kept. `reference`: the
     float network to match, with the nodes of `model.graph`, which is the default. A loaded model's own graph holds
     rounded weights: give it the graph that was quantised (balanced, but float), or what rounding lost stays lost.
-    `on_block` receives (block name, state) several times per block; the last states given back as `resume` continue a
-    killed job to the same result. `model` is not changed.
+    `real`: the float graph with the weights behind the integers, `reference` by default: of a pruned network that is to
+    match a dense one, the pruned graph; its zeros stay. `on_block` receives (block name, state) several times per
+    block; the last states given back as `resume` continue a killed job to the same result. `model` is not changed.
     """
     settings = settings or ReconstructionSettings()
     count = len(inputs) - max(1, math.ceil(len(inputs) * settings.held_out))
     if count < 1:
         raise UsageError(f"reconstruction needs at least 2 calibration crops, not {len(inputs)}")
     teacher = model.graph if reference is None else reference
-    student = trainable(model, settings, teacher)
+    student = trainable(model, settings, teacher if real is None else real)
     blocks = split(model.graph, settings.layers_per_block)
     training = TrainingSettings(
         settings.iterations, settings.batch, settings.checks, settings.weight_rate, settings.scale_rate,

@@ -58,6 +58,7 @@ def compress(
         int | None,
         typer.Option(help=_help("calibration_size"), show_default=_default("calibration_size"), rich_help_panel=TUNING),
     ] = None,
+    sparsity: Annotated[str | None, typer.Option(help=_help("sparsity"), metavar="N:M", rich_help_panel=TUNING)] = None,
     placement: Annotated[str | None, typer.Option(help=_help("placement"), rich_help_panel=TUNING)] = None,
     range_method: Annotated[
         str | None,
@@ -124,6 +125,7 @@ def compress(
         "seed": seed,
         "calibration_count": calibration_count,
         "calibration_size": calibration_size,
+        "sparsity": sparsity,
         "placement": placement,
         "range_method": range_method,
         "equalize": equalize,

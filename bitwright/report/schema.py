@@ -144,6 +144,23 @@ class Layer(Part):
     kernel: str | None = Field(default=None, description="the runtime's own name of the kernel")
 
 
+class SparsityResult(Part):
+    """N:M weights: what was planned, what the final file holds, and whether the runtime gains time from it."""
+
+    asked: str = Field(description="the pattern that was asked for, N:M")
+    layers: dict[str, NonNegativeInt] = Field(description="number of layers per pattern, as planned")
+    dense: dict[str, str] = Field(default_factory=dict, description="layers that stayed dense, and why")
+    notes: dict[str, str] = Field(default_factory=dict, description="layers whose pattern is not the one asked for")
+    lost: dict[str, str] = Field(default_factory=dict, description="layers whose pattern the padded file does not keep")
+    zeros: Annotated[float, Field(ge=0, le=1)] = Field(description="share of zeros among all weights of layers")
+    size_only: bool = Field(description="no kernel of the runtime is known to gain time from the zeros of this plan")
+    effect: str = Field(description="what the zeros do in the runtime, in words")
+    raw_bytes: NonNegativeInt = Field(description="ONNX file of the engine")
+    deflated_bytes: NonNegativeInt = Field(description="the same, deflated")
+    packed_bytes: NonNegativeInt = Field(description="packed safetensors file of the compressed network")
+    unpacked_bytes: NonNegativeInt = Field(description="safetensors file of the compressed network")
+
+
 class Size(Part):
     """Size on disk of the engine and of the float model, bytes."""
 
@@ -221,6 +238,7 @@ class Report(Part):
     audit: AuditResult | None
     layers: tuple[Layer, ...]
     size: Size
+    sparsity: SparsityResult | None = None
     bitops: BitOpsTotal
     limits: Limits = Limits()
     pictures: tuple[Picture, ...] = ()

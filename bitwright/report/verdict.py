@@ -65,7 +65,27 @@ def checks(report: Report) -> tuple[Check, ...]:
         # Whether this gap is tolerable is for `verify` to say; the report only states it.
         gap = f"{text.number(report.quality.torch_engine_gap, 3)} {report.quality.unit}"
         found.append(Check(Level.INFO, f"torch and engine differ by {gap}"))
+    found += _sparsity_checks(report)
     return tuple(check for check in found if check is not None)
+
+
+def _sparsity_checks(report: Report) -> list[Check]:
+    """What N:M brings: never more than what the clock or the file has shown."""
+    sparsity = report.sparsity
+    if sparsity is None:
+        return []
+    count = sum(sparsity.layers.values())
+    patterns = ", ".join(f"{n} at {pattern}" for pattern, n in sparsity.layers.items()) or "none"
+    packed = text.percent(sparsity.packed_bytes, sparsity.unpacked_bytes)
+    facts = (
+        f"Pruned layers: {patterns}, of {count + len(sparsity.dense)}; {100 * sparsity.zeros:.0f} % of weights are "
+        f"zero; packed file {packed} of the unpacked one"
+    )
+    found = [Check(Level.INFO, facts), Check(Level.WARN if sparsity.size_only else Level.INFO, sparsity.effect)]
+    if sparsity.lost:
+        broken = f"Padding breaks the pattern of {len(sparsity.lost)} layers in the engine's file"
+        found.append(Check(Level.WARN, broken))
+    return found
 
 
 def _ran(audit: AuditResult | None) -> str:

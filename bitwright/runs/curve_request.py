@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from bitwright.foundation.errors import UsageError
 from bitwright.runs.request import CompressRequest
 
 
@@ -27,6 +28,12 @@ class CurveRequest(CompressRequest):
         default=None, description="Latency table of `bitwright profile`; without it, kernels are timed in this run."
     )
 
+    @model_validator(mode="after")
+    def _of_dense_networks(self) -> Self:
+        if self.sparsity is not None:
+            raise UsageError("sparsity: a curve's plans are of dense networks; prune with `bitwright compress`")
+        return self
+
     @property
     def run_folder(self) -> Path:
         """Where the run goes: `out`, or runs/<checkpoint stem>-<device>-curve."""
@@ -43,6 +50,4 @@ class CurveRequest(CompressRequest):
         """UsageError for a checkpoint, a folder of samples or a table that is not there."""
         super().check_inputs()
         if self.table is not None and not self.table.is_file():
-            from bitwright.foundation.errors import UsageError
-
             raise UsageError(f"--table {self.table} is not a file; make one with `bitwright profile`")

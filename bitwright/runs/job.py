@@ -12,13 +12,15 @@ from torch import Tensor, fx
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.folder import RunFolder
-from bitwright.runs.request import CompressRequest
+from bitwright.runs.request import AUTO, CompressRequest
 from compress.equality import prove_equal
 from compress.graph import capture, layer_nodes, load_graph
 from compress.layer_table import LayerTable
+from compress.nm_pattern import Sparsity
 from compress.plan import LayerPlan, Placement, Plan
 from compress.preparation import prepare
 from compress.quantizers import Granularity, QuantFormat
+from compress.sparsity import Decision, decide
 from deploy.engine import FloatPrecision, Runtime
 from hw_profiles import DeviceProfile, Op, PrecisionRule, TensorFormat, installed_runtimes, load_profile
 from search.layer_sensitivity import Evaluate, evaluator
@@ -28,6 +30,7 @@ from workloads.workload import LoadedModel, Sample
 
 BALANCED = "work/balanced.safetensors"
 FIRST_STAGE = "float"
+DENSE = "work/dense.safetensors"
 TRACE_SIDE = 64
 SENSITIVITY_SAMPLES = 4
 PROBE_SIZE = (61, 53)
@@ -89,6 +92,36 @@ class Job:
         return load_graph(self.graph, self.run.path / BALANCED)
 
     @cached_property
+    def teacher(self) -> fx.GraphModule:
+        """The float graph whose outputs are the aim: `balanced`, or what it was before it was pruned."""
+        return self.balanced if self.request.sparsity is None else load_graph(self.graph, self.run.path / DENSE)
+
+    @property
+    def sparsity(self) -> dict[str, Decision]:
+        """What is decided for each layer call, in network order; empty where no sparsity was asked for.
+
+        With `auto`, `prunable` until the stage `sparse` has measured.
+        """
+        if self.request.sparsity != AUTO or self.run.journal.entry("sparse") is None:
+            return self.prunable
+        chosen: dict[str, str | None] = self.run.values("sparse")["patterns"]
+        return {name: _chosen(found, chosen.get(name)) for name, found in self.prunable.items()}
+
+    @cached_property
+    def prunable(self) -> dict[str, Decision]:
+        """What each layer call can take of the pattern that was asked for; with `auto`, of 2:4."""
+        if self.request.sparsity is None:
+            return {}
+        asked = "2:4" if self.request.sparsity == AUTO else self.request.sparsity
+        decisions = decide(self.graph, self.table, Sparsity.parse(asked))
+        for row in self.table.rows:
+            rule = integer_rule(self.profile, row.op, self.runtime)
+            if rule is not None and not _zero_is_zero(layer_plan(rule)):
+                why = f"{self.runtime} has weights with a zero point there: pruned would not be the integer 0"
+                decisions[row.name] = Decision(row.name, None, why)
+        return decisions
+
+    @cached_property
     def calibration(self) -> Tensor:
         """The calibration inputs, the same each time they are asked for."""
         request, workload = self.request, self.loaded.workload
@@ -129,7 +162,9 @@ class Job:
         layers = {}
         for (name, _), row in zip(layer_nodes(self.graph), self.table.rows, strict=True):
             rule = integer_rule(self.profile, row.op, self.runtime)
-            layers[name] = layer_plan(rule) if rule else LayerPlan(reason="no native integer kernel in the profile")
+            layer = layer_plan(rule) if rule else LayerPlan(reason="no native integer kernel in the profile")
+            decided = self.sparsity.get(name)
+            layers[name] = layer.model_copy(update={"sparsity": decided.pattern if decided else None})
         if not any(layer.quantized for layer in layers.values()):
             raise UsageError(
                 f"{self.profile.id} executes no layer of this network on integers in {self.runtime}; "
@@ -190,6 +225,19 @@ def integer_rule(profile: DeviceProfile, op: Op, runtime: Runtime) -> PrecisionR
     """The first native 8-bit integer rule of the profile for an operator."""
     rule = profile.resolve(op, 8, 8, runtime.value, native_only=True)
     return rule if rule is not None and rule.weight is not None and rule.act is not None else None
+
+
+def _chosen(found: Decision, pattern: str | None) -> Decision:
+    """A layer that may be pruned, with the pattern that its sensitivity has given it."""
+    if found.pattern is None:
+        return found
+    if pattern is None:
+        return Decision(found.layer, None, "kept dense: the budget is better spent on other layers")
+    return Decision(found.layer, Sparsity.parse(pattern))
+
+
+def _zero_is_zero(layer: LayerPlan) -> bool:
+    return layer.weight is not None and layer.weight.symmetric and layer.weight.signed
 
 
 def layer_plan(rule: PrecisionRule) -> LayerPlan:

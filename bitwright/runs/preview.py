@@ -22,6 +22,8 @@ class LayerPreview(BaseModel):
     weight_bits: int | None = Field(description="null: stays in float")
     act_bits: int | None = Field(description="null: stays in float")
     reason: str = Field(default="", description="why it stays in float")
+    sparsity: str | None = Field(default=None, description="N:M that its weights would be pruned to")
+    dense_because: str = Field(default="", description="why it is not pruned, or pruned to another pattern")
 
 
 class Preview(BaseModel):
@@ -64,6 +66,7 @@ def preview(request: CompressRequest) -> Preview:
     layers = []
     for row in job.table.rows:
         layer = plan.layers[row.name]
+        decided = job.sparsity.get(row.name)
         layers.append(
             LayerPreview(
                 name=row.name,
@@ -72,6 +75,8 @@ def preview(request: CompressRequest) -> Preview:
                 weight_bits=None if layer.weight is None else layer.weight.bits,
                 act_bits=None if layer.activation is None else layer.activation.bits,
                 reason=layer.reason,
+                sparsity=None if layer.sparsity is None else str(layer.sparsity),
+                dense_because="" if decided is None else decided.reason or decided.warning,
             )
         )
     return Preview(
@@ -90,5 +95,5 @@ def preview(request: CompressRequest) -> Preview:
 
 def _layer_line(layer: LayerPreview) -> str:
     widths = "float" if layer.weight_bits is None else f"w{layer.weight_bits}a{layer.act_bits}"
-    why = f"  {layer.reason}" if layer.reason else ""
-    return f"{layer.name:<32} {layer.op:<14} {scaled(layer.macs):>8} MACs  {widths}{why}"
+    words = [widths, layer.sparsity or "", layer.reason, layer.dense_because]
+    return f"{layer.name:<32} {layer.op:<14} {scaled(layer.macs):>8} MACs  {'  '.join(word for word in words if word)}"

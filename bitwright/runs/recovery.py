@@ -36,18 +36,19 @@ def settings_of(job: Job) -> RecoverySettings | None:
 
 
 def train(job: Job) -> Recovered:
-    """Train the model of the stage before against the balanced float network, together with all other processes."""
+    """Train the model of the stage before against the dense, balanced float network, in all processes together."""
     settings, workload = settings_of(job), job.loaded.workload
     assert settings is not None
     classifies = isinstance(workload, Classification)
     return recover(
         CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph),
-        job.balanced,
+        job.teacher,
         workload.training(job.request.data, settings.patch, job.request.seed),
         settings,
-        score=logit_agreement(job.balanced, job.held_out) if classifies else job.evaluate,
+        score=logit_agreement(job.teacher, job.held_out) if classifies else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
+        real=job.balanced,
     )
 
 

@@ -26,6 +26,7 @@ from bitwright.report.schema import (
     RuntimeInfo,
     Score,
     Size,
+    SparsityResult,
 )
 from bitwright.runs.built import ENGINE, ONNX, PLAN
 from bitwright.runs.inputs import folder_hash
@@ -84,6 +85,7 @@ def report(job: Job) -> Report:
         audit=audit_section(audited),
         layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.profile, job.request.threads),
         size=Size(bytes=(run / ENGINE / ONNX).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size),
+        sparsity=sparsity_section(job),
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
         limits=Limits(max_drop_db=limit, reached=limit is None or quality.drop <= limit),
         pictures=tuple(Picture(**picture) for picture in load_quality(run).pictures),
@@ -98,6 +100,13 @@ def report(job: Job) -> Report:
     write_html(result, run)
     job.run.finish_stage("report", [REPORT, "report.html"], {})
     return result
+
+
+def sparsity_section(job: Job) -> SparsityResult | None:
+    """What the stage `engine` found of the zeros; None where no sparsity was asked for."""
+    if job.request.sparsity is None:
+        return None
+    return SparsityResult.model_validate(job.run.values("engine")["sparsity"])
 
 
 def _quality(job: Job) -> Quality:

@@ -24,6 +24,9 @@ RangeMethod = Literal["minmax", "percentile", "mse"]
 PlacementName = Literal["inputs", "inputs_outputs", "everything"]
 Side = Annotated[int, Field(ge=1, le=16384)]
 
+AUTO = "auto"
+"""Sparsity: a pattern for each layer by its measured sensitivity, as many weights in all as 2:4 keeps."""
+
 _POSITIONAL = ("checkpoint",)
 _RENAMED = {"eval_data": "--eval"}
 _SIZE = re.compile(r"(\d+)\s*[xX\N{MULTIPLICATION SIGN},]\s*(\d+)")
@@ -65,6 +68,10 @@ class CompressRequest(BaseModel):
     )
     calibration_size: Annotated[int, Field(ge=8, le=4096)] = Field(
         default=64, description="Side of a calibration crop, in pixels of the network's input."
+    )
+    sparsity: str | None = Field(
+        default=None,
+        description="Prune weights: N kept of every M input channels, such as 2:4; auto: N:M for each layer.",
     )
     placement: PlacementName | None = Field(
         default=None, description="Which tensors are quantised; without it, what the runtime needs to be fast."
@@ -111,6 +118,18 @@ class CompressRequest(BaseModel):
         if self.recover is not None and self.recover_minutes is not None:
             raise UsageError("--recover gives steps and --recover-minutes a time; give one of them")
         return self
+
+    @field_validator("sparsity")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        if value is None or value == AUTO:
+            return value
+        from compress.nm_pattern import Sparsity
+
+        pattern = Sparsity.parse(value)
+        if pattern.dense:
+            raise ValueError(f"{pattern} prunes nothing; leave --sparsity out")
+        return str(pattern)
 
     @field_validator("model")
     @classmethod

@@ -6,18 +6,19 @@ import shutil
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, fx
 
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
 from bitwright.runs.built import FILES, build_audited
 from bitwright.runs.job import BALANCED, FIRST_STAGE, Job
+from bitwright.runs.sparsity import PACKED, SPARSE, sparse_facts
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.equalization import layer_inputs
-from compress.graph import save_graph
+from compress.graph import load_graph, save_graph
 from compress.placement import place
 from compress.plan import Plan
 from compress.ranges import RangeMethod, set_ranges
@@ -65,20 +66,26 @@ def renew_baseline(job: Job) -> None:
         job.run.renew_stage(FIRST_STAGE, BASELINE_FILES)
 
 
+def balanced_graph(job: Job) -> tuple[fx.GraphModule, dict[str, object]]:
+    """The float graph with its channels balanced, where that is asked for, and what is told of it."""
+    graph, inputs = job.graph, job.calibration
+    if not job.request.equalize:
+        return graph, {}
+    balanced = balance(graph, collect(graph, inputs, layer_inputs(graph)), inputs[:PROBED])
+    prove_equal(graph, balanced.graph, job.example, tolerance=1e-3)
+    return balanced.graph, {"predicted_error_ratio": balanced.after / balanced.before}
+
+
 def nearest(job: Job) -> None:
-    """Balance channels, set ranges on calibration data, round to nearest, correct biases."""
-    plan, graph, inputs = job.first_plan(), job.graph, job.calibration
-    values: dict[str, object] = {}
-    if job.request.equalize:
-        balanced = balance(graph, collect(graph, inputs, layer_inputs(graph)), inputs[:PROBED])
-        values["predicted_error_ratio"] = balanced.after / balanced.before
-        prove_equal(graph, balanced.graph, job.example, tolerance=1e-3)
-        graph = balanced.graph
+    """Balance channels (pruning has done so), set ranges on calibration data, round to nearest, correct biases."""
+    plan, inputs = job.first_plan(), job.calibration
+    sparse = job.request.sparsity is not None
+    graph, values = (load_graph(job.graph, job.run.path / SPARSE), {}) if sparse else balanced_graph(job)
     statistics = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
     method = RangeMethod(job.request.range_method)
     model = set_ranges(graph, plan, statistics, method, method)
     save_graph(graph, job.run.path / BALANCED)
-    correct_biases(model, inputs)
+    correct_biases(model, inputs, job.teacher if sparse else None)
     model.save(job.run.path / NEAREST)
     reference = job.evaluate(job.original)
     drop = reference - job.evaluate(model.simulate())
@@ -107,7 +114,8 @@ def reconstructed(job: Job) -> None:
         model,
         job.calibration,
         settings=settings,
-        reference=job.balanced,
+        reference=job.teacher,
+        real=job.balanced,
         resume=_load_blocks(job),
         on_block=lambda n, s: _save_block(job, n, s),
     )
@@ -159,4 +167,9 @@ def build(job: Job) -> None:
     model = CompressedModel.load(job.run.path / SELECTED, job.graph)
     built = build_audited(job, model, job.run.path)
     padded = {name: list(pair) for name, pair in built.padded.items()}
-    job.run.finish_stage("engine", FILES, {"padded": padded, "without_kernel": list(built.without_kernel)})
+    values = {"padded": padded, "without_kernel": list(built.without_kernel)}
+    files = list(FILES)
+    if job.request.sparsity is not None:
+        values["sparsity"] = sparse_facts(job, built).model_dump()
+        files.append(PACKED)
+    job.run.finish_stage("engine", files, values)

@@ -39,20 +39,22 @@ class Recovered:
 
 def recover(model: CompressedModel, teacher: fx.GraphModule, data: Pairs, settings: RecoverySettings, *,
             score: Score, task_loss: TaskLoss | None = None, folder: Path | None = None,
-            on_log: OnLog | None = None, group: Processes | None = None) -> Recovered:  # fmt: skip
+            on_log: OnLog | None = None, group: Processes | None = None,
+            real: fx.GraphModule | None = None) -> Recovered:  # fmt: skip
     """Quantisation-aware training of `model` against `teacher`; the result never scores below the start.
 
-    `teacher`: the float graph that `model` was quantised from (same nodes). `data`: item i is (input [C, H, W],
-    target), a pure function of i. `score` of a network, higher is better, is asked for on held-out samples.
-    `task_loss` is needed only where `settings.truth_weight` is set. With a `folder` the state is saved there, and a
-    state found there is continued to the result that the uninterrupted training would have had. Runs in every process
-    that `torchrun` started; each returns the same model. `model` is not changed.
+    `teacher`: the float graph that `model` was quantised from (same nodes). `real`: the float graph with the weights
+    behind the integers, where that is another one: the pruned network, whose zeros stay, beside its dense teacher.
+    `data`: item i is (input [C, H, W], target), a pure function of i. `score` of a network, higher is better, is asked
+    for on held-out samples. `task_loss` is needed only where `settings.truth_weight` is set. With a `folder` the state
+    is saved there, and a state found there is continued to the result that the uninterrupted training would have had.
+    Runs in every process that `torchrun` started; each returns the same model. `model` is not changed.
     """
     fingerprint = _fingerprint(model, settings)
     path = None if folder is None else folder / STATE
 
     def trained(group: Processes) -> tuple[fx.GraphModule, Position]:
-        student = student_of(model, teacher)
+        student = student_of(model, teacher if real is None else real)
         trainer = Trainer(student, teacher, data, settings, group, score, task_loss, path, fingerprint)
         position = trainer.run(on_log)
         return student.to("cpu"), position

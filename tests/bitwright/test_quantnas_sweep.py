@@ -94,7 +94,8 @@ def test_a_killed_sweep_goes_on_to_its_front(data: Path, tmp_path: Path, capsys:
     out = tmp_path / "run"
     words = ["search", "quantnas", "--preset", "smoke", "--data", str(data / "sr" / "test" / "Set5"), "--width", "6",
              "--out", str(out), "--sweep", "2", "--penalty", "1e-4", "--penalty", "10", "--set", "batch=2",
-             "--set", "retrain.epochs=1", "--set", "retrain.checked_pictures=1", "--set", "alpha_rate=0.3", "--set", "save_seconds=0", "--json"]  # fmt: skip
+             "--set", "retrain.epochs=1", "--set", "retrain.checked_pictures=1", "--set", "alpha_rate=0.3",
+             "--set", "save_seconds=0", "--json"]  # fmt: skip
     job = subprocess.Popen(
         [sys.executable, "-m", "bitwright", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},

@@ -41,9 +41,6 @@ def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str
     if steps is not None:
         length, recover = f"{steps} steps", f"recover={steps}"
     claim(network, {**settings.decisive(), "length": length})
-    recover = (
-        f"recover_minutes={given.minutes:g}" if given.training_steps is None else f"recover={given.training_steps}"
-    )
     training = replace(settings, options=(*settings.options, recover))
     arms = [
         Arm(BASELINE, partial(onnxruntime_float, network, settings)),

@@ -16,9 +16,10 @@ from compress.recovery import checkpoint
 from compress.recovery.checkpoint import MOMENTS, Position, Values
 from compress.recovery.losses import RecoveryLoss, TaskLoss
 from compress.recovery.processes import Processes
+from compress.recovery.replay import replays
 from compress.recovery.schedule import PACE_STEPS, SKIPPED, affordable_steps
 from compress.recovery.settings import RecoverySettings
-from compress.recovery.step import Networks, ReplayedStep, Step
+from compress.recovery.step import Networks, Step
 from compress.recovery.student import tap_names, tapped
 from workloads.workload import Predict
 
@@ -53,10 +54,9 @@ class Trainer:
         self.best = {n: p.detach().clone() for n, p in self.free.items()}
         self.past = {n: p.detach().clone() for n, p in self.free.items()} if settings.self_distillation else {}
         loss = RecoveryLoss(settings, self._spreads(), task_loss)
-        # Replaying saves launches, which gradients that are sent between the kernels do not allow.
-        kind = ReplayedStep if self.device.type == "cuda" and processes.size == 1 else Step
         networks = Networks(self.student, network, self.teacher)
-        self.step = kind(networks, loss, settings, self.free, self.average, self.past, self.device)
+        self.step = Step(networks, loss, settings, self.free, self.average, self.past, self.device,
+                         replayed=replays(processes, True))  # fmt: skip
         self.position = Position(fingerprint, total=settings.steps or 0)
 
     def run(self, on_log: OnLog | None = None) -> Position:

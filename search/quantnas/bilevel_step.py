@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.recovery.processes import Processes
+from compress.recovery.replay import adam, replays, set_rate, stepped
 from search.quantnas.cost_table import CostTable
 from search.quantnas.entropy import sparsity_loss
 from search.quantnas.projection import Projection
 from search.quantnas.quant_settings import NoiseSource
-from search.quantnas.replay import adam, replays, set_rate, stepped
 from search.quantnas.settings import SearchSettings
 from search.quantnas.supernet import Supernet
 from search.quantnas.training_state import average_gradients

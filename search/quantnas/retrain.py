@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from bitwright.foundation.progress import note
 from compress.recovery.processes import Processes
+from compress.recovery.replay import EagerStep, adam, replays, set_rate, stepped
 from search.quantnas.found_network import QuantisedNetwork
-from search.quantnas.replay import EagerStep, adam, replays, set_rate, stepped
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, RetrainSettings
 from search.quantnas.training_state import (
     Position,

@@ -1,6 +1,7 @@
 """A training step as it is run: kernel by kernel, or on a GPU captured once as a CUDA graph and then replayed.
 
-A step of a search is thousands of small kernels, and launching them one by one takes a GPU longer than running them.
+A step of a quantised network is thousands of small kernels, and launching them one by one takes a GPU several times as
+long as running them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from bitwright.foundation.progress import note
 from compress.recovery.processes import Processes
-from compress.recovery.step import EAGER_STEPS
 
+EAGER_STEPS = 3
+"""Steps before the capture: they allocate what the captured one will use."""
 Compute = Callable[[Tensor, Tensor], Tensor]
-"""Forward, backward and update on a batch, [N, 3, H, W] and its target; the loss, [], not waited for."""
+"""Forward, backward and update on a batch, [N, ...] and its target; the loss, [], not waited for."""
 
 
 class EagerStep:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,16 @@ class StoppedError(BitwrightError):
     """The user stopped the command; the message says how to go on."""
 
     exit_code = INTERRUPTED
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Let Ctrl-C end in the line that tells how this very command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        raise StoppedError(f"stopped; continue with: {shlex.join(['bitwright', *words, '--resume'])}") from error
 
 
 @dataclass(frozen=True)

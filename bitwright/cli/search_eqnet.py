@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bitwright.cli.failures import StoppedError
+from bitwright.cli.failures import resumable
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
 
 
@@ -78,10 +76,6 @@ def eqnet(
             "settings": assigned(assignments or ())["search_settings"],
         }
     )
-    try:
-        with showing_progress():
-            result = search(request, resume=resume)
-    except KeyboardInterrupt as error:
-        words = [word for word in sys.argv[1:] if word != "--resume"]
-        raise StoppedError(f"stopped; continue with: {shlex.join(['bitwright', *words, '--resume'])}") from error
+    with resumable(), showing_progress():
+        result = search(request, resume=resume)
     write_line(result.model_dump_json(indent=1) if as_json else "\n".join(result.lines()))

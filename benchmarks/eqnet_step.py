@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks import command
 from benchmarks.common import SCHEMA, markdown_table, versions, write_results
 from compress.graph import capture
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 from search.eqnet.forms import FORMS
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.space import ElasticSpace

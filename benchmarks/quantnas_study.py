@@ -28,7 +28,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note
 from bitwright.foundation.suggest import nearest
-from compress.recovery.processes import processes
+from compress.training.processes import processes
 from search.quantnas import RetrainSettings, SearchSettings
 from workloads.super_resolution.models.searched import load_space
 

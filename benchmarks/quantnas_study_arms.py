@@ -18,7 +18,7 @@ from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.lock import FolderLock
 from bitwright.runs.quantnas_bench import workload_of
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 from search.quantnas import (
     Mode,
     QuantSettings,

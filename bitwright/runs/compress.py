@@ -14,7 +14,7 @@ from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.reporting import load_report, report
 from bitwright.runs.request import CompressRequest
-from compress.recovery.processes import NOTHING, give_order
+from compress.training.processes import NOTHING, give_order
 from deploy.audit import Audit
 from deploy.verify import TOLERANCES
 

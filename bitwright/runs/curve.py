@@ -24,7 +24,7 @@ from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.curve_timing import latency_of, sessions, time_points
 from bitwright.runs.folder import LAST_STAGE, RunFolder
 from bitwright.runs.job import Job
-from compress.recovery.processes import NOTHING, give_order
+from compress.training.processes import NOTHING, give_order
 from hw_profiles.latency_table import LatencyTable
 
 CURVE = "curve.json"

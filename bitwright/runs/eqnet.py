@@ -18,7 +18,7 @@ from bitwright.runs.lock import FolderLock
 from bitwright.runs.search_folder import prepare_folder
 from compress.graph import capture
 from compress.layer_table import LayerTable
-from compress.recovery.processes import Processes, processes
+from compress.training.processes import Processes, processes
 from search.eqnet.accounting import Accounting
 from search.eqnet.devices import DeviceChoice
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve, train

@@ -8,7 +8,7 @@ from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.recovery import train
 from bitwright.runs.request import CompressRequest
-from compress.recovery.processes import NOTHING, started, wait_for_order
+from compress.training.processes import NOTHING, started, wait_for_order
 
 
 def follows() -> bool:

@@ -11,7 +11,7 @@ from bitwright.runs.quantnas_request import QuantnasRequest
 from bitwright.runs.quantnas_result import QuantnasResult, front_of
 from bitwright.runs.quantnas_sweep import sweep
 from bitwright.runs.search_folder import prepare_folder
-from compress.recovery.processes import processes
+from compress.training.processes import processes
 from search.quantnas.drawing import draw_front
 
 RESULT = "result.json"

@@ -13,7 +13,7 @@ from bitwright.foundation.progress import note
 from bitwright.runs.event_log import EventLog
 from bitwright.runs.quantnas_bench import Bench
 from bitwright.runs.quantnas_result import QuantnasPoint
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 from search.quantnas import Found, Search, deployable, network_bitops, retrain
 from search.quantnas.cost_table import REPORTED_SIDES
 from search.quantnas.data_split import split_by_picture

@@ -17,7 +17,7 @@ from bitwright.runs.lock import FolderLock
 from bitwright.runs.quantnas_bench import Bench
 from bitwright.runs.quantnas_point import POINT, carry_out
 from bitwright.runs.quantnas_result import QuantnasPoint
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 
 if TYPE_CHECKING:
     import optuna

@@ -7,10 +7,10 @@ import shutil
 from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
-from compress.recovery.processes import NOTHING, give_order
 from compress.recovery.recover import Recovered, recover
 from compress.recovery.scores import logit_agreement
 from compress.recovery.settings import OutputLoss, RecoverySettings
+from compress.training.processes import NOTHING, give_order
 from workloads.classification.task import Classification
 
 RECOVERED = "work/recovered.safetensors"

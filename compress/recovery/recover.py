@@ -12,10 +12,11 @@ from torch import Tensor, fx
 from compress.compressed import CompressedModel
 from compress.recovery.checkpoint import Position
 from compress.recovery.losses import TaskLoss
-from compress.recovery.processes import Processes, processes
 from compress.recovery.settings import RecoverySettings
 from compress.recovery.student import freeze, student_of
-from compress.recovery.trainer import OnLog, Pairs, Score, Trainer
+from compress.recovery.trainer import OnLog, Score, Trainer
+from compress.training.processes import Processes, processes
+from compress.training.samples import Pairs
 
 STATE = "recovery.safetensors"
 """File of the training's state in its folder."""

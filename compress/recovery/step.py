@@ -9,14 +9,15 @@ from torch import Tensor, fx, nn
 
 from compress.recovery.checkpoint import Values
 from compress.recovery.losses import RecoveryLoss
-from compress.recovery.replay import stepped
 from compress.recovery.schedule import rate_share
 from compress.recovery.settings import Arithmetic, RecoverySettings
+from compress.training.processes import Processes
+from compress.training.replay import replays, stepped
 
 
 @dataclass(frozen=True)
 class Networks:
-    """`network` is `student`, perhaps synchronised over processes, with the taps of `teacher`: (output, taps ...)."""
+    """`network` is `student` with the taps of `teacher`: (output, taps ...)."""
 
     student: fx.GraphModule
     network: nn.Module
@@ -26,13 +27,14 @@ class Networks:
 class Step:
     """Moves `free` by one step of Adam and `average` towards it. `past` holds the values of the model's own past.
 
-    All three are changed in place only, so that a captured step keeps finding them. `replayed`: it is captured.
+    All three are changed in place only, so that a captured step keeps finding them.
     """
 
     def __init__(self, networks: Networks, loss: RecoveryLoss, settings: RecoverySettings,
                  free: dict[str, nn.Parameter], average: Values, past: Values,
-                 device: torch.device, *, replayed: bool) -> None:  # fmt: skip
-        self.networks, self.loss, self.settings, self.device = networks, loss, settings, device
+                 processes: Processes) -> None:  # fmt: skip
+        self.networks, self.loss, self.settings, self.processes = networks, loss, settings, processes
+        device = self.device = processes.device
         self.free, self.average, self.past = free, average, past
         by_rate: dict[float, list[nn.Parameter]] = {}
         for name, parameter in free.items():
@@ -44,7 +46,7 @@ class Step:
             for rate, members in by_rate.items()
         ]
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True, capturable=cuda)
-        self.run = stepped("recovery", self.compute, self.optimizer, replayed=replayed)
+        self.run = stepped("recovery", self.compute, self.optimizer, replayed=replays(processes, True))
         self.pull = torch.zeros((), device=device)
         self.progress = torch.zeros((), device=device)
 
@@ -77,6 +79,7 @@ class Step:
             None if past is None else past.float(), self.progress,
         )  # fmt: skip
         loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(self.free.values())
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(list(self.free.values()), self.settings.clip)
         self.optimizer.step()

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
-from torch.utils.data import DataLoader, Dataset
 
 from bitwright.foundation.progress import note
 from compress.graph import clone
 from compress.recovery import checkpoint
-from compress.recovery.checkpoint import MOMENTS, Position, Values
+from compress.recovery.checkpoint import Position, Values
 from compress.recovery.losses import RecoveryLoss, TaskLoss
-from compress.recovery.processes import Processes
-from compress.recovery.replay import replays
 from compress.recovery.schedule import PACE_STEPS, SKIPPED, affordable_steps
 from compress.recovery.settings import RecoverySettings
 from compress.recovery.step import Networks, Step
 from compress.recovery.student import tap_names, tapped
+from compress.training.processes import Processes
+from compress.training.samples import Pairs, batches
+from compress.training.state import MOMENTS
 from workloads.workload import Predict
 
-Pairs = Dataset[tuple[Tensor, Tensor]]
 Score = Callable[[Predict], float]
 """Quality of a network that takes and returns tensors on the CPU."""
 OnLog = Callable[[Position], None]
@@ -48,15 +47,14 @@ class Trainer:
         names = tap_names(teacher, settings.layers_per_tap) if settings.feature_weight else ()
         # A copy: to another device, a module moves the tensors that it shares.
         self.teacher = tapped(clone(teacher), names).to(self.device)
-        network = processes.synchronised(tapped(self.student, names))
+        network = tapped(self.student, names)
         self.free = {n: p for n, p in self.student.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.free.items()}
         self.best = {n: p.detach().clone() for n, p in self.free.items()}
         self.past = {n: p.detach().clone() for n, p in self.free.items()} if settings.self_distillation else {}
         loss = RecoveryLoss(settings, self._spreads(), task_loss)
         networks = Networks(self.student, network, self.teacher)
-        self.step = Step(networks, loss, settings, self.free, self.average, self.past, self.device,
-                         replayed=replays(processes, True))  # fmt: skip
+        self.step = Step(networks, loss, settings, self.free, self.average, self.past, processes)
         self.position = Position(fingerprint, total=settings.steps or 0)
 
     def run(self, on_log: OnLog | None = None) -> Position:
@@ -69,7 +67,7 @@ class Trainer:
         resumed, began, saved = position.seconds, time.monotonic(), time.monotonic()
         losses: list[Tensor] = []
         pace_from = began
-        for images, targets in self._batches(position.step):
+        for images, targets in batches(self.data, settings.batch, self.processes, position.step, settings.workers):
             if position.total and position.step >= position.total:
                 break
             losses.append(self._step(images, targets))
@@ -132,20 +130,6 @@ class Trainer:
         with torch.no_grad():
             return [t.double().var().float().clamp_min(1e-20) for t in self.teacher(images)]
 
-    def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of each global batch from `step` on; sample i of step s is item s * batch + i."""
-        batch, share = self.settings.batch, self.processes.share(self.settings.batch)
-
-        class Indices:
-            def __iter__(self) -> Iterator[list[int]]:
-                at = step
-                while True:
-                    yield [at * batch + i for i in share]
-                    at += 1
-
-        loader = DataLoader(self.data, batch_sampler=Indices(), num_workers=self.settings.workers)
-        return iter(loader)
-
     def _affordable(self, per_step: float) -> int:
         assert self.settings.minutes is not None
         left = self.settings.minutes * 60 - self.position.seconds
@@ -170,7 +154,7 @@ class Trainer:
         values = {n: p.detach() for n, p in self.free.items()}
         groups = {"value": values, "average": self.average, "best": self.best, "past": self.past}
         moments = {m: {n: self.step.optimizer.state[p][m] for n, p in self.free.items()} for m in MOMENTS}
-        checkpoint.save(self.path, self.position, groups, moments)
+        checkpoint.save(self.path, self.position, groups | moments)
 
     def _restore(self, path: Path) -> Position:
         self.position, groups = checkpoint.load(path, self.position.fingerprint)

@@ -12,26 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.progress import note
-from compress.recovery.processes import Processes
 from compress.recovery.schedule import rate_share
 from compress.recovery.student import tapped
+from compress.training.processes import Processes
+from compress.training.samples import Pairs, batches
+from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
 from search.eqnet.distribution import LEAST_VALUES, Shape, shape_of
 from search.eqnet.guidance import Guidance, Outputs
 from search.eqnet.sampling import sandwich
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.step import losses
 from search.eqnet.supernet import Supernet
-from search.quantnas.training_state import (
-    Pairs,
-    Position,
-    average_gradients,
-    batches,
-    load_state,
-    moments,
-    restore_moments,
-    save_state,
-    seed_step,
-)
 
 OnLog = Callable[[dict[str, float]], None]
 WDR_SCALE = "wdr_scale"
@@ -78,7 +69,8 @@ class Trainer:
         while position.step < settings.steps:
             images, targets = (part.to(self.processes.device, non_blocking=True) for part in next(source))
             if position.step == 0 and settings.wdr_share is not None:
-                position.values[WDR_SCALE] = self._balanced(images, targets, settings.wdr_share)
+                balanced = torch.tensor(self._balanced(images, targets, settings.wdr_share), dtype=torch.float64)
+                position.values[WDR_SCALE] = self.processes.mean(balanced.to(self.processes.device))
             found = self.step(images, targets, position.step)
             position.step += 1
             position.seconds = resumed + time.monotonic() - began
@@ -113,7 +105,7 @@ class Trainer:
             amp=settings.amp,
         )  # fmt: skip
         used = [p for p in self.parameters.values() if p.grad is not None]
-        average_gradients(used, self.processes)
+        self.processes.average_gradients(used)
         if settings.clip_value is not None:
             nn.utils.clip_grad_value_(used, settings.clip_value)
         if settings.clip_norm is not None:

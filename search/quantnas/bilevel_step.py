@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.recovery.processes import Processes
-from compress.recovery.replay import adam, replays, set_rate, stepped
+from compress.training.processes import Processes
+from compress.training.replay import adam, replays, set_rate, stepped
 from search.quantnas.cost_table import CostTable
 from search.quantnas.entropy import sparsity_loss
 from search.quantnas.projection import Projection
 from search.quantnas.quant_settings import NoiseSource
 from search.quantnas.settings import SearchSettings
 from search.quantnas.supernet import Supernet
-from search.quantnas.training_state import average_gradients
 
 Batch = tuple[Tensor, Tensor]
 
@@ -72,14 +71,14 @@ class BilevelStep:
         pixels = self._pixels(x, target)
         hardware = self.table.expected(self.net.alphas()) / self.start_cost
         torch.autograd.backward(pixels + self._penalty * hardware + self._mu * self._sparsity())
-        average_gradients(list(self.logits.values()), self.processes)
+        self.processes.average_gradients(self.logits.values())
         self.alpha_optimizer.step()
         return pixels.detach()
 
     def _move_weights(self, x: Tensor, target: Tensor) -> Tensor:
         loss = self._pixels(x, target)
         torch.autograd.backward(loss)
-        average_gradients(list(self.weights.values()), self.processes)
+        self.processes.average_gradients(self.weights.values())
         nn.utils.clip_grad_norm_(list(self.weights.values()), self.settings.clip)
         self.weight_optimizer.step()
         return loss.detach()

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from bitwright.foundation.errors import UsageError
-from search.quantnas.training_state import Pairs
+from compress.training.samples import Pairs
 from workloads.super_resolution.training_data import PatchDataset
 
 

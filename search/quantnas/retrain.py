@@ -13,20 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitwright.foundation.progress import note
-from compress.recovery.processes import Processes
-from compress.recovery.replay import EagerStep, adam, replays, set_rate, stepped
+from compress.training.processes import Processes
+from compress.training.replay import EagerStep, adam, replays, set_rate, stepped
+from compress.training.samples import batches
+from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
 from search.quantnas.found_network import QuantisedNetwork
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, RetrainSettings
-from search.quantnas.training_state import (
-    Position,
-    average_gradients,
-    batches,
-    load_state,
-    moments,
-    restore_moments,
-    save_state,
-    seed_step,
-)
 from workloads.super_resolution.models.searched import Genotype
 from workloads.super_resolution.training_data import PatchDataset
 
@@ -131,7 +123,7 @@ def _step(network: QuantisedNetwork, optimizer: torch.optim.Optimizer, settings:
             output = network(x)
         loss = F.l1_loss(output.float(), target)
         torch.autograd.backward(loss)
-        average_gradients(parameters, processes)
+        processes.average_gradients(parameters)
         if settings.clip is not None:
             nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
+from compress.training.samples import batches
+from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
 from search.quantnas.bilevel_step import BilevelStep, will_replay
 from search.quantnas.cost_table import CostTable
 from search.quantnas.data_split import Split
@@ -25,15 +27,6 @@ from search.quantnas.entropy import Sparsity, entropy_coefficient
 from search.quantnas.footprint import Footprint, footprint
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, SearchSettings
 from search.quantnas.supernet import Supernet
-from search.quantnas.training_state import (
-    Position,
-    batches,
-    load_state,
-    moments,
-    restore_moments,
-    save_state,
-    seed_step,
-)
 from workloads.super_resolution.models.searched import Genotype, SearchSpace
 
 STATE = "search.safetensors"

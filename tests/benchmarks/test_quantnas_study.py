@@ -23,7 +23,7 @@ from benchmarks.quantnas_study_arms import (
 from benchmarks.quantnas_study_tables import draw, main_table, margin_table, margins, spread
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.lock import FolderLock
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 from search.quantnas import RetrainSettings, SearchSettings, bitops_costs, network_bitops
 from workloads.super_resolution.models.searched import Genotype, load_space
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bitwright.foundation.errors import UsageError
-from compress.recovery.processes import Processes, processes
+from compress.training.processes import Processes, processes
 from search.eqnet.distribution import shape_of
 from search.eqnet.forms import FORMS
 from search.eqnet.norms import Calibrator, recalibrate
@@ -75,7 +75,7 @@ def test_a_stopped_training_ends_where_the_uninterrupted_one_does(tmp_path: Path
     assert [e["L"] for e in position.history] == [e["L"] for e in wanted.history]
     assert _same(resumed.supernet, whole.supernet)
     assert not _same(whole.supernet, supernet_of(resnet_graph(), images()))
-    with pytest.raises(UsageError, match="another space, data or settings"):
+    with pytest.raises(UsageError, match="another network, plan, data or settings"):
         _trainer(tmp_path / "state", share=0.2).run()
 
 

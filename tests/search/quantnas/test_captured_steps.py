@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress.recovery.processes import Processes
-from compress.recovery.replay import EagerStep, ReplayedStep, adam, set_rate, stepped
+from compress.training.processes import Processes
+from compress.training.replay import EagerStep, ReplayedStep, adam, set_rate, stepped
+from compress.training.state import seed_step
 from search.quantnas import Mode, NoiseSource, QuantisedNetwork, QuantSettings, SearchSettings, Supernet, bitops_costs
 from search.quantnas.bilevel_step import BilevelStep, will_replay
 from search.quantnas.projection import Projection
-from search.quantnas.training_state import seed_step
 from workloads.super_resolution.models.searched import Genotype, load_space
 
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -14,7 +14,7 @@ JOB = """
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
-from compress.recovery.processes import processes
+from compress.training.processes import processes
 from search.quantnas import Mode, QuantSettings, RetrainSettings, Search, SearchSettings, bitops_costs, retrain
 from search.quantnas.data_split import split_by_picture
 from workloads.super_resolution.format import Color, SRFormat

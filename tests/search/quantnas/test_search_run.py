@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from bitwright.foundation.errors import CheckpointError, UsageError
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
+from compress.training.state import load_state
 from search.quantnas import bitops_costs
 from search.quantnas.data_split import Split, split_by_picture
 from search.quantnas.footprint import footprint
@@ -24,7 +25,6 @@ from search.quantnas.quant_conv import QuantConv
 from search.quantnas.retrain import retrain
 from search.quantnas.search import STATE, Search
 from search.quantnas.settings import RetrainSettings, SearchSettings
-from search.quantnas.training_state import load_state
 from workloads.loading import load_checkpoint
 from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.models.searched import Genotype, SearchedNetwork, load_space, save_network
@@ -104,7 +104,7 @@ def test_resumed_search_ends_where_the_uninterrupted_one_does(split: Split, tmp_
     assert all(torch.equal(found.alphas[name], wanted.alphas[name]) for name in wanted.alphas)
     for name, value in resumed.net.state_dict().items():
         assert torch.equal(value, whole.net.state_dict()[name]), name
-    with pytest.raises(UsageError, match="another space, data or settings"):
+    with pytest.raises(UsageError, match="another network, plan, data or settings"):
         _search(split, tmp_path / STATE, penalty=0.5).run()
     (tmp_path / STATE).write_bytes(b"\0" * 100)
     with pytest.raises(CheckpointError, match="damaged"):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 from search.quantnas import (
     Mode,
     QuantisedNetwork,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitwright.foundation.progress import note
-from compress.recovery.processes import Processes
+from compress.training.processes import Processes
 
 EAGER_STEPS = 3
 """Steps before the capture: they allocate what the captured one will use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
 from bitwright.foundation.errors import CheckpointError, UsageError
 from bitwright.foundation.files import atomic_path
-from compress.recovery.processes import Processes
 
-METADATA = "quantnas"
+METADATA = "training"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-Pairs = Dataset[tuple[Tensor, Tensor]]
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass
@@ -41,31 +39,44 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
-def save_state(path: Path, position: Position, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+def save_state(path: Path, position: Position, groups: Groups) -> None:
     """Write the position and named groups of tensors, atomically."""
-    tensors = {f"{g}/{n}": v.detach().cpu().contiguous().clone() for g, vs in groups.items() for n, v in vs.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA: json.dumps(position.__dict__)})
+    write_groups(path, position.__dict__, groups)
 
 
 def load_state(path: Path, fingerprint: str) -> tuple[Position, dict[str, dict[str, Tensor]]]:
     """What `save_state` wrote. CheckpointError for a damaged file, UsageError for one of another training."""
+    described, groups = read_groups(path, fingerprint)
+    return Position(**described), groups
+
+
+def write_groups(path: Path, described: dict[str, Any], groups: Groups) -> None:
+    """Write named groups of tensors with a description, `fingerprint` in it, atomically."""
+    tensors = {f"{g}/{n}": v.detach().cpu().contiguous().clone() for g, vs in groups.items() for n, v in vs.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA: json.dumps(described)})
+
+
+def read_groups(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What `write_groups` wrote. CheckpointError for a damaged file, UsageError for one of another training."""
     try:
         with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get(METADATA)
+            text = (file.metadata() or {}).get(METADATA)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged; delete it to start the training again: {error}") from error
-    if described is None:
+    if text is None:
         raise CheckpointError(f"{path} is not the state of a training; delete it to start again")
-    position = Position(**json.loads(described))
-    if position.fingerprint != fingerprint:
-        raise UsageError(f"{path} belongs to another space, data or settings; delete it to start the training again")
+    described = json.loads(text)
+    if described["fingerprint"] != fingerprint:
+        raise UsageError(
+            f"{path} belongs to another network, plan, data or settings; delete it to start the training again"
+        )
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         group, _, rest = name.partition("/")
         groups.setdefault(group, {})[rest] = value
-    return position, groups
+    return described, groups
 
 
 def moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], prefix: str) -> dict[str, Any]:
@@ -88,27 +99,3 @@ def restore_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Par
             on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
             place = parameter.device if on_device else "cpu"
             optimizer.state[parameter]["step"] = groups[f"{prefix}step"][name].clone().to(place)
-
-
-def batches(data: Pairs, batch: int, processes: Processes, first: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of each global batch from number `first` on; sample i of batch s is item s * batch + i."""
-    share = processes.share(batch)
-
-    class Indices:
-        def __iter__(self) -> Iterator[list[int]]:
-            at = first
-            while True:
-                yield [at * batch + i for i in share]
-                at += 1
-
-    return iter(DataLoader(data, batch_sampler=Indices(), num_workers=workers))
-
-
-def average_gradients(parameters: list[nn.Parameter], processes: Processes) -> None:
-    """Average gradients over all processes. A parameter without gradient in one has none in any: all run the same."""
-    if processes.size == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= processes.size

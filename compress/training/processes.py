@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from bitwright.foundation.errors import UsageError
 
@@ -38,11 +37,25 @@ class Processes:
         each = batch // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def synchronised(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over all processes."""
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients over all processes, in one exchange per dtype.
+
+        A parameter without gradient in one process has none in any: all run the same. Not torch's
+        DistributedDataParallel: its reducer outlives the process group, and with gloo such a process hung at its end.
+        """
         if self.size == 1:
-            return module
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is not None:
+                by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+        for gradients in by_dtype.values():
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            distributed.all_reduce(flat)
+            flat /= self.size
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+            shaped = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+            torch._foreach_copy_(gradients, shaped)
 
     def mean(self, value: Tensor) -> float:
         """Mean of a scalar over all processes."""
@@ -95,7 +108,10 @@ def wait_for_order() -> str:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one."""
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one.
+
+    After an error the group is left as it is: the process is about to end, and `torchrun` ends the others.
+    """
     cuda = torch.cuda.is_available()
     rank, size = started()
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -107,7 +123,7 @@ def processes() -> Iterator[Processes]:
         return
     store = PrefixStore("training", _meeting_place())
     distributed.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
-    try:
-        yield Processes(distributed.get_rank(), size, device)
-    finally:
-        distributed.destroy_process_group()
+    yield Processes(distributed.get_rank(), size, device)
+    # Only after success, and together: a group that one process closes while another waits in it may never close.
+    distributed.barrier()
+    distributed.destroy_process_group()

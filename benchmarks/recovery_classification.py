@@ -19,14 +19,14 @@ from compress.quantizers import A8, W8
 from compress.ranges import RangeMethod, set_ranges
 from compress.recovery.recover import recover
 from compress.recovery.scores import logit_agreement
-from compress.recovery.settings import OutputLoss, RecoverySettings
+from compress.recovery.settings import RecoverySettings
 from compress.statistics import collect
 from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel
 
 BITS = (8, 4)
 TITLES = ("weights and activations", "seed", "float %", "quantised %", "trained %", "drop", "steps", "minutes")
-_CALIBRATION = 256
+_CALIBRATION = 1024
 _BATCH = 64
 
 
@@ -68,21 +68,10 @@ def quantised(loaded: LoadedModel, given: argparse.Namespace, bits: int, seed: i
         placement=Placement.INPUTS, layers=layers,
     )  # fmt: skip
     inputs = workload.calibration(data, _CALIBRATION, workload.min_input_side, seed)
-    method = RangeMethod.MINMAX if bits == 8 else RangeMethod.MSE
     seen = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
-    model = set_ranges(graph, plan, seen, method, method)
+    model = set_ranges(graph, plan, seen, RangeMethod.MSE, RangeMethod.MSE)
     correct_biases(model, inputs)
     return model
-
-
-def settings_of(bits: int, steps: int, seed: int) -> RecoverySettings:
-    """Fewer bits need smaller steps: rates are in units of a layer's first integer step, which grows 16 times."""
-    few = bits < 8
-    return RecoverySettings(
-        steps=steps, batch=_BATCH, output=OutputLoss.KL, feature_weight=0.0, ema=0.98, checks=8, seed=seed,
-        weight_rate=0.004 if few else 0.01, scale_rate=6e-4 if few else 5e-4, zero_rate=0.004 if few else 0.01,
-        bias_rate=0.004 if few else 0.01,
-    )  # fmt: skip
 
 
 def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
@@ -102,8 +91,9 @@ def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
 
     before = workload.evaluate(model.simulate(), test).mean
     note(f"{given.classifier}, {bits} bits, seed {seed}: {before:.2f} % before training")
+    settings = RecoverySettings.for_classifier(bits, steps=given.steps, checks=8, seed=seed)
     result = recover(
-        model, teacher, workload.training(data, side, seed), settings_of(bits, given.steps, seed),
+        model, teacher, workload.training(data, side, seed), settings,
         score=logit_agreement(teacher, held_out), task_loss=workload.loss, folder=folder,
     )  # fmt: skip
     found = Trained(

@@ -7,9 +7,10 @@ import shutil
 from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
+from compress.plan import Plan
 from compress.recovery.recover import Recovered, recover
 from compress.recovery.scores import logit_agreement
-from compress.recovery.settings import OutputLoss, RecoverySettings
+from compress.recovery.settings import RecoverySettings
 from compress.training.processes import NOTHING, give_order
 from workloads.classification.task import Classification
 
@@ -17,16 +18,18 @@ RECOVERED = "work/recovered.safetensors"
 FOLDER = "work/recovery"
 
 
-def settings_of(job: Job) -> RecoverySettings | None:
-    """What the request asks for, with the task's own defaults; None where it asks for no training."""
+def asked_for(job: Job) -> bool:
+    """Whether the request asks for training."""
+    return job.request.recover is not None or job.request.recover_minutes is not None
+
+
+def settings_of(job: Job, plan: Plan) -> RecoverySettings:
+    """How long the request says, with the task's own defaults."""
     request = job.request
-    if request.recover is None and request.recover_minutes is None:
-        return None
     steps, minutes = request.recover, request.recover_minutes
     if isinstance(job.loaded.workload, Classification):
-        return RecoverySettings(
-            steps=steps, minutes=minutes, batch=64, output=OutputLoss.KL, feature_weight=0.0, seed=request.seed
-        )
+        bits = min((layer.weight.bits for layer in plan.layers.values() if layer.weight is not None), default=8)
+        return RecoverySettings.for_classifier(bits, steps=steps, minutes=minutes, seed=request.seed)
     # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of
     # 0.03 gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
     return RecoverySettings(
@@ -37,11 +40,11 @@ def settings_of(job: Job) -> RecoverySettings | None:
 
 def train(job: Job) -> Recovered:
     """Train the model of the stage before against the dense, balanced float network, in all processes together."""
-    settings, workload = settings_of(job), job.loaded.workload
-    assert settings is not None
+    model = CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph)
+    settings, workload = settings_of(job, model.plan), job.loaded.workload
     classifies = isinstance(workload, Classification)
     return recover(
-        CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph),
+        model,
         job.teacher,
         workload.training(job.request.data, settings.patch, job.request.seed),
         settings,
@@ -55,7 +58,7 @@ def train(job: Job) -> Recovered:
 def recovered(job: Job) -> None:
     """The stage: training, of which nothing is kept that is not better; other processes are told to join in."""
     before = job.run.values("reconstructed")
-    if settings_of(job) is None:
+    if not asked_for(job):
         give_order(NOTHING)
         values = {"drop": before["drop"], "model": before["model"], "skipped": "not asked for"}
         job.run.finish_stage("recovered", [], values)

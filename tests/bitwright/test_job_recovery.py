@@ -13,7 +13,7 @@ import pytest
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
-from bitwright.runs.recovery import FOLDER, RECOVERED, recovered, settings_of
+from bitwright.runs.recovery import FOLDER, RECOVERED, asked_for, recovered
 from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
@@ -57,7 +57,7 @@ def test_stage_improves_held_out_quality_and_hands_its_model_on(data: Path, tmp_
 def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: Path) -> None:
     given = request(data, tmp_path)
     with RunFolder.open(given) as run:
-        assert settings_of(Job.open(given, run)) is None
+        assert not asked_for(Job.open(given, run))
     with pytest.raises(UsageError, match="give one of them"):
         CompressRequest.model_validate({**given.model_dump(), "recover": 5, "recover_minutes": 1.0})
     with pytest.raises(UsageError, match="--recover"):

@@ -27,7 +27,6 @@ from workloads.workload import LoadedModel
 BITS = (8, 4)
 TITLES = ("weights and activations", "seed", "float %", "quantised %", "trained %", "drop", "steps", "minutes")
 _CALIBRATION = 1024
-_BATCH = 64
 
 
 class Trained(BaseModel):

@@ -20,7 +20,9 @@ from search.quantnas.data_split import split_by_picture
 from search.quantnas.drawing import draw_alphas, draw_architecture
 from search.quantnas.retrain import STATE as RETRAIN_STATE
 from search.quantnas.search import STATE as SEARCH_STATE
+from workloads.super_resolution.metrics import WHOLE_LUMA
 from workloads.super_resolution.models.searched import Genotype, save_network
+from workloads.super_resolution.task import SuperResolution
 
 POINT, NETWORK, GENOTYPE, SPLIT, EVENTS = "point.json", "network.safetensors", "genotype.json", "split.json", "events"
 
@@ -46,15 +48,17 @@ def carry_out(bench: Bench, name: str, budget: float | None, penalty: float | No
     if group.first:
         _write_found(bench, found, folder, settings.warm_up)
         note(f"{name}: found {found.cost:.4g} {bench.table.unit}, {network_bitops(found.genotype, 32, 32):.4g} BitOps")
-    quality = quality_eval = parameters = None
+    quality = parameters = None
+    evaluated: tuple[float, float] | None = None
     if bench.request.retrain:
-        quality, quality_eval, parameters = _trained(bench, found.genotype, folder, group, log)
+        quality, evaluated, parameters = _trained(bench, found.genotype, folder, group, log)
     if log is not None:
         log.close()
     point = QuantnasPoint(
         name=name, budget=budget, penalty=penalty, cost=found.cost, corrected=found.corrected,
         bitops={f"{s}x{s}": network_bitops(found.genotype, s, s) for s in REPORTED_SIDES},
-        parameters=parameters, held_out=quality, evaluated=quality_eval, search_seconds=found.seconds,
+        parameters=parameters, held_out=quality, evaluated=None if evaluated is None else evaluated[0],
+        evaluated_published=None if evaluated is None else evaluated[1], search_seconds=found.seconds,
         genotype=f"{name}/{GENOTYPE}", network=f"{name}/{NETWORK}" if bench.request.retrain else None,
     )  # fmt: skip
     if group.first:
@@ -63,8 +67,8 @@ def carry_out(bench: Bench, name: str, budget: float | None, penalty: float | No
 
 
 def _trained(bench: Bench, genotype: Genotype, folder: Path, group: Processes,
-             log: EventLog | None) -> tuple[float, float | None, int]:  # fmt: skip
-    """Held-out quality, quality on --eval, and parameters of the trained network, which is written."""
+             log: EventLog | None) -> tuple[float, tuple[float, float] | None, int]:  # fmt: skip
+    """Held-out quality, quality on --eval (by our protocol and the published one), parameters; writes the network."""
     request, settings = bench.request, bench.request.retraining()
     workload = bench.workload()
     held_out = workload.held_out(request.data)[: settings.checked_pictures]
@@ -79,12 +83,14 @@ def _trained(bench: Bench, genotype: Genotype, folder: Path, group: Processes,
         on_log=None if log is None else log.listener("retraining"),
     )  # fmt: skip
     network = deployable(made.network)
-    evaluated = None
+    evaluated: tuple[float, float] | None = None
     if group.first:
         save_network(folder / NETWORK, network)
         if request.eval_data is not None:
+            samples, published = workload.samples(request.eval_data), SuperResolution(workload.io, WHOLE_LUMA)
             with torch.no_grad():
-                evaluated = workload.evaluate(made.network, workload.samples(request.eval_data)).mean
+                ours, theirs = (task.evaluate(made.network, samples).mean for task in (workload, published))
+                evaluated = (ours, theirs)
     return made.score, evaluated, sum(p.numel() for p in network.parameters())
 
 

@@ -22,6 +22,10 @@ class QuantnasPoint(BaseModel):
     parameters: int | None
     held_out: float | None
     evaluated: float | None
+    evaluated_published: float | None = Field(
+        default=None,
+        description="on the same pictures by the protocol of the published code: luma in whole grey levels",
+    )
     search_seconds: float
     genotype: str
     network: str | None
@@ -51,6 +55,8 @@ class QuantnasResult(BaseModel):
                 parts.append(f"{point.held_out:.3f} dB on held-out pictures of --data")
             if point.evaluated is not None:
                 parts.append(f"{point.evaluated:.3f} dB on --eval")
+            if point.evaluated_published is not None:
+                parts.append(f"{point.evaluated_published:.3f} dB there by the published code's protocol")
             parts.append(point.network or point.genotype)
             if len(self.points) > 1 and point.name in self.front:
                 parts.append("on the front")

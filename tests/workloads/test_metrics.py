@@ -9,7 +9,7 @@ from bitwright.foundation.errors import UsageError
 from workloads.embedded.pictures import read_picture
 from workloads.super_resolution.color import luma, rgb_to_ycbcr, studio_luma, ycbcr_to_rgb
 from workloads.super_resolution.format import Luma
-from workloads.super_resolution.metrics import MAX_PSNR, psnr, shave, ssim
+from workloads.super_resolution.metrics import MAX_PSNR, WHOLE_LUMA, psnr, shave, ssim
 
 
 def _noisy(rgb: np.ndarray, sigma: float) -> np.ndarray:
@@ -26,6 +26,12 @@ def test_psnr_and_ssim_equal_scikit_image(sigma: float, size: tuple[int, int]) -
     # Its mean is taken over the pixels whose window lies inside the image (it crops 5 pixels), as ours.
     theirs = structural_similarity(b, a, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
     assert ssim(a, b) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_uniform_window_equals_scikit_image() -> None:
+    rgb = read_picture("coffee.png")[:90, :110]
+    a, b = luma(_noisy(rgb, 6.0)).round(), luma(rgb).round()
+    assert ssim(a, b, WHOLE_LUMA) == pytest.approx(structural_similarity(b, a, data_range=255), abs=1e-9)
 
 
 def test_luma_equals_scikit_image_and_known_colours() -> None:

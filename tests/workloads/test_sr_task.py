@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bitwright.foundation.errors import DataError, UsageError, VerificationError
 from workloads.super_resolution.bicubic import upscale
-from workloads.super_resolution.color import rgb_to_ycbcr
+from workloads.super_resolution.color import luma, rgb_to_ycbcr
 from workloads.super_resolution.format import Color, Luma, SRFormat
-from workloads.super_resolution.metrics import MAX_PSNR
+from workloads.super_resolution.metrics import MAX_PSNR, WHOLE_LUMA, psnr
 from workloads.super_resolution.network_format import to_network
 from workloads.super_resolution.task import SRSample, SuperResolution
 from workloads.workload import Predict, Sample
@@ -50,6 +50,22 @@ def test_plain_bicubic_on_set5(data: Path, scale: int, published: float, value_m
     assert quality.mean == pytest.approx(np.mean(list(quality.per_sample.values())))
     # What papers report; they differ in where they round, which moves SSIM by about a thousandth.
     assert quality.extra["SSIM-Y"] == pytest.approx({2: 0.9299, 3: 0.8682, 4: 0.8104}[scale], abs=1.5e-3)
+
+
+def test_published_code_rounds_luma_and_removes_four_pixels_at_any_scale() -> None:
+    task = SuperResolution(SRFormat(2, Color.RGB, 255.0), WHOLE_LUMA)
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 256, (1, 3, 24, 24), generator=generator).float()
+    output = (target + torch.randint(-3, 4, target.shape, generator=generator)).clamp(0, 255)
+    output[..., :4, :] = 0
+    sample = SRSample(
+        "a", torch.zeros(1, 3, 12, 12), target, np.zeros((12, 12, 3), np.uint8), np.zeros((24, 24, 3), np.uint8)
+    )
+    ours, wanted = (
+        luma(np.moveaxis(image[0].numpy(), 0, -1).astype(np.uint8)).round()[4:20, 4:20] for image in (output, target)
+    )
+    assert task.psnr_y(output, sample) == psnr(ours, wanted)
+    assert SuperResolution(task.io).psnr_y(output, sample) < task.psnr_y(output, sample)
 
 
 @pytest.mark.data

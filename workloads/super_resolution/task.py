@@ -19,7 +19,7 @@ from workloads.super_resolution.bicubic import upscale
 from workloads.super_resolution.dataset import Pair, PairFolder, lr_crops
 from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.images import list_images
-from workloads.super_resolution.metrics import SSIM_WINDOW, psnr, shave, ssim
+from workloads.super_resolution.metrics import SSIM_WINDOW, STANDARD, Protocol, psnr, shave, ssim
 from workloads.super_resolution.network_format import output_luma, to_network, to_rgb
 from workloads.super_resolution.tiling import tiled
 from workloads.super_resolution.training_data import PatchDataset
@@ -74,15 +74,15 @@ class SuperResolution(Workload):
 
     Protocol: HR cropped at the bottom and right to a multiple of the scale; output clipped and rounded to 8-bit RGB;
     PSNR and SSIM on unrounded BT.601 studio Y without `scale` border pixels; mean over the images. A Y network is
-    scored on its own clipped, unrounded Y.
+    scored on its own clipped, unrounded Y. Another `protocol` changes what it names.
     """
 
     name = "super-resolution"
     metric = "PSNR-Y"
     unit = "dB"
 
-    def __init__(self, io: SRFormat) -> None:
-        self.io = io
+    def __init__(self, io: SRFormat, protocol: Protocol = STANDARD) -> None:
+        self.io, self.protocol = io, protocol
         self.min_input_side = io.min_input_side
 
     def example_input(self, height: int, width: int) -> Tensor:
@@ -143,7 +143,7 @@ class SuperResolution(Workload):
             for sample in progress.track(samples, "evaluating PSNR-Y"):
                 output, target = self._scored(self.bounded(predict, sample.input), sample.target)
                 psnrs[sample.name] = psnr(output, target)
-                ssims.append(ssim(output, target))
+                ssims.append(ssim(output, target, self.protocol))
         mean = float(np.mean(list(psnrs.values())))
         return Quality(self.metric, self.unit, mean, psnrs, {"SSIM-Y": float(np.mean(ssims))})
 
@@ -171,5 +171,8 @@ class SuperResolution(Workload):
             raise UsageError(
                 f"the network gave {list(output.shape)} where {list(target.shape)} is needed at scale {self.io.scale}"
             )
-        scale = self.io.scale
-        return shave(output_luma(output, self.io), scale), shave(output_luma(target, self.io), scale)
+        border = self.io.scale if self.protocol.border is None else self.protocol.border
+        lumas = [output_luma(image, self.io) for image in (output, target)]
+        if self.protocol.whole_luma:
+            lumas = [luma.round() for luma in lumas]
+        return shave(lumas[0], border), shave(lumas[1], border)

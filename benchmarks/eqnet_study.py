@@ -1,0 +1,191 @@
+"""What one elastic supernet is worth: `python -m benchmarks.eqnet_study --data-root DIR`.
+
+ResNet-20 on CIFAR-10: subnets of every width and all eight forms read out of one supernet, beside a training of its
+own for each width (recovery training, the best that this repository has for one plan) of as many steps, and beside a
+network trained at 8 bits that is only rounded to the other widths. Ablations: the supernet without the regulariser of
+weight distributions, and without guidance. Accuracies on the test set, simulated in torch.
+
+Each training is a file of its own: stop the study at any moment, and continue it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from benchmarks import command
+from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.recovery_classification import trained
+from bitwright.foundation.files import write_text
+from bitwright.foundation.progress import note
+from compress.graph import capture
+from compress.training.processes import Processes, processes
+from search.eqnet.forms import FORMS
+from search.eqnet.settings import EqnetSettings
+from search.eqnet.space import ALL_BITS, ElasticSpace
+from search.eqnet.subnets import Subnets
+from search.eqnet.supernet import Supernet, trainable_graph
+from search.eqnet.trainer import Trainer
+from search.layer_sensitivity import evaluator
+from workloads.loading import load_checkpoint
+from workloads.workload import LoadedModel
+
+WIDTHS = (8, 6, 4, 3, 2)
+COMPARED = "channel-sym-asym"
+"""The form that trainings of one width have: weights per channel and symmetric, inputs with an offset."""
+_NORM_IMAGES = 2048
+_FIRST_SCALES = 1024
+
+
+class Arm(StrEnum):
+    """What is trained."""
+
+    SUPERNET = "supernet"
+    NO_WDR = "supernet without WDR"
+    NO_GUIDANCE = "supernet without guidance"
+    EIGHT = "trained at 8 bits, rounded"
+
+
+ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE)
+
+
+class Read(BaseModel):
+    """Top-1 in percent of subnets: `quality[bits][form]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: Arm
+    seed: int
+    steps: int
+    seconds: float
+    quality: dict[int, dict[str, float]]
+
+
+def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings:
+    """The training of an arm; all have the same steps and batches."""
+    base = EqnetSettings(steps=given.steps, batch=given.batch, weight_rate=given.rate, seed=seed, log_every=20)
+    if arm is Arm.NO_WDR:
+        return dataclasses.replace(base, kurt_rate=0.0, skew_rate=0.0)
+    if arm is Arm.NO_GUIDANCE:
+        return dataclasses.replace(base, share=0.0)
+    return base
+
+
+def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Read:
+    """Train the supernet of an arm, or go on with it, and read out its subnets; or the result that is on the disk."""
+    folder = given.out / command.WORK / f"{arm.value.replace(' ', '-')}-{given.steps}-steps-seed-{seed}"
+    path = folder / "result.json"
+    if path.is_file():
+        return Read.model_validate_json(path.read_bytes())
+    data = given.data_root / "classification" / "cifar10"
+    loaded = _loaded(given)
+    workload, side = loaded.workload, loaded.workload.min_input_side
+    graph = trainable_graph(capture(loaded.module, workload.example_input(side, side)))
+    inputs = workload.calibration(data, _NORM_IMAGES, side, seed)
+    supernet = Supernet(graph, ElasticSpace.of(graph, (8,) if arm is Arm.EIGHT else ALL_BITS))
+    supernet.fit(inputs[:_FIRST_SCALES])
+    samples, settings = workload.training(data, side, seed), settings_of(arm, given, seed)
+    note(f"{arm.value}, seed {seed}: training")
+    position = Trainer(supernet, samples, settings, group, images=False, path=folder / "supernet.safetensors").run()
+    if arm is Arm.EIGHT:
+        trained_graph = supernet.cpu().float_graph()
+        supernet = Supernet(trained_graph, ElasticSpace.of(trained_graph))
+        supernet.fit(inputs[:_FIRST_SCALES])
+    subnets = Subnets(supernet, inputs, evaluator(workload, workload.samples(data)))
+    forms = [form for form in FORMS if arm is Arm.SUPERNET or form.name == COMPARED]
+    space = supernet.space
+    quality = {bits: {f.name: subnets.quality(space.uniform(bits, f)) for f in forms} for bits in WIDTHS}
+    found = Read(arm=arm, seed=seed, steps=position.step, seconds=position.seconds, quality=quality)
+    write_text(path, found.model_dump_json(indent=1) + "\n")
+    return found
+
+
+def _loaded(given: argparse.Namespace) -> LoadedModel:
+    return load_checkpoint(given.data_root / "classification" / "checkpoints" / f"{given.classifier}.pth")
+
+
+def told(values: Sequence[float]) -> str:
+    """`91.43 ± 0.12` of several seeds, the value of one, a dash of none."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def tables(reads: Sequence[Read], dedicated: dict[int, list[float]], float_top1: float) -> str:
+    """Widths against arms in one form, and widths against forms of the supernet."""
+    arms = list(Arm)
+    rows = []
+    for bits in WIDTHS:
+        cells = [told([r.quality[bits][COMPARED] for r in reads if r.arm is arm]) for arm in arms]
+        rows.append([f"{bits} bits", told(dedicated[bits]), *cells])
+    first = markdown_table(["", "trained at this width", *arms], rows)
+    rows = []
+    whole = [r for r in reads if r.arm is Arm.SUPERNET]
+    for bits in WIDTHS:
+        rows.append([f"{bits} bits", *(told([r.quality[bits][form.name] for r in whole]) for form in FORMS)])
+    second = markdown_table(["supernet", *(form.name for form in FORMS)], rows)
+    return f"Top-1 in percent; float: {float_top1:.2f}. Form of the first table: {COMPARED}.\n\n{first}\n\n{second}"
+
+
+def benchmark(given: argparse.Namespace) -> str:
+    """Make what is missing, seed by seed; write the results and return the text of the tables."""
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    reads: list[Read] = []
+    dedicated: dict[int, list[float]] = {bits: [] for bits in WIDTHS}
+    float_top1, began = 0.0, time.monotonic()
+    with processes() as group:
+        for seed in range(given.seeds):
+            reads += [read(arm, given, seed, group) for arm in Arm if seed == 0 or arm not in ABLATIONS]
+            for bits in WIDTHS:
+                one = trained(given, bits, seed)
+                dedicated[bits].append(one.trained_top1)
+                float_top1 = one.float_top1
+            text = (
+                f"## {given.classifier}, {given.steps} steps of {given.batch} images, {seed + 1} seed(s)\n\n"
+                + tables(reads, dedicated, float_top1)
+            )
+            results = {
+                "schema": SCHEMA, "benchmark": "eqnet_study",
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": ["python", "-m", "benchmarks.eqnet_study", *sys.argv[1:]], "versions": versions(),
+                "float_top1": float_top1, "dedicated_top1": dedicated,
+                "reads": [r.model_dump(mode="json") for r in reads],
+            }  # fmt: skip
+            # After each seed, so that a study that is stopped has whole ones.
+            write_results(given.out, results, text, command.hidden(given))
+    note(f"study: {(time.monotonic() - began) / 60:.0f} minutes in this call")
+    return text
+
+
+def main() -> int:
+    """Parse the command line, run and print."""
+    made = argparse.ArgumentParser(
+        description="Compare an elastic supernet with trainings of one width.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--data-root", type=Path, required=True, help="folder that holds classification/")
+    made.add_argument("--out", type=Path, default=Path("benchmarks/results/eqnet_study"), help="where results go")
+    made.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
+    made.add_argument("--steps", type=int, default=400, help="optimiser steps of every training")
+    made.add_argument("--batch", type=int, default=64, help="images of a step, as in the trainings of one width")
+    made.add_argument("--rate", type=float, default=1e-3, help="Adam's rate of the supernet's weights")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--threads", type=int, default=1)
+    given = made.parse_args()
+    return command.run(lambda: print(benchmark(given)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -37,7 +37,7 @@ class Groups:
 
 def channel_groups(graph_module: fx.GraphModule) -> Groups:
     """Find the tied channels of a captured network; channels are dimension 1 of every activation."""
-    return _Grouping(graph_module).groups()
+    return Grouping(graph_module).groups()
 
 
 def channels(node: fx.Node) -> int | None:
@@ -56,7 +56,9 @@ def dimension(node: fx.Node, position: int, rank: int) -> int:
     return value % rank
 
 
-class _Grouping:
+class Grouping:
+    """Variables of all channels, tied as operators require."""
+
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.scalars = ScalarGroups()
         self.variables: dict[fx.Node, list[int]] = {}
@@ -75,6 +77,7 @@ class _Grouping:
         self._fix(output_node(graph_module))
 
     def groups(self) -> Groups:
+        """What was found, numbered."""
         number: dict[int, int] = {FIXED: -1}
         group, exponent = {}, {}
         for node, variables in self.variables.items():
@@ -119,7 +122,7 @@ class _Grouping:
     def _fix(self, node: fx.Node) -> None:
         """The node cannot be scaled, nor can what it reads."""
         for each in (node, *node.all_input_nodes):
-            if each.target in SPLITS:
+            if each.target in SPLITS and each is not node:
                 self._fix(each)
             for variable in self.variables.get(each, ()):
                 self.scalars.fix(variable)

@@ -59,6 +59,7 @@ def compress(
         typer.Option(help=_help("calibration_size"), show_default=_default("calibration_size"), rich_help_panel=TUNING),
     ] = None,
     sparsity: Annotated[str | None, typer.Option(help=_help("sparsity"), metavar="N:M", rich_help_panel=TUNING)] = None,
+    narrow: Annotated[float | None, typer.Option(help=_help("narrow"), metavar="DROP", rich_help_panel=TUNING)] = None,
     placement: Annotated[str | None, typer.Option(help=_help("placement"), rich_help_panel=TUNING)] = None,
     range_method: Annotated[
         str | None,
@@ -126,6 +127,7 @@ def compress(
         "calibration_count": calibration_count,
         "calibration_size": calibration_size,
         "sparsity": sparsity,
+        "narrow": narrow,
         "placement": placement,
         "range_method": range_method,
         "equalize": equalize,

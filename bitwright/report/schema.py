@@ -161,6 +161,14 @@ class SparsityResult(Part):
     unpacked_bytes: NonNegativeInt = Field(description="safetensors file of the compressed network")
 
 
+class NarrowedResult(Part):
+    """Channels that were removed because the device computes them in whole blocks anyway."""
+
+    step: PositiveInt = Field(description="channels that one block of the device's kernels computes")
+    drop: float = Field(description="on held-out samples, in the metric's unit, before any training")
+    layers: dict[str, tuple[PositiveInt, PositiveInt]] = Field(description="layer -> channels before and after")
+
+
 class Size(Part):
     """Size on disk of the engine and of the float model, bytes."""
 
@@ -239,6 +247,7 @@ class Report(Part):
     layers: tuple[Layer, ...]
     size: Size
     sparsity: SparsityResult | None = None
+    narrowed: NarrowedResult | None = None
     bitops: BitOpsTotal
     limits: Limits = Limits()
     pictures: tuple[Picture, ...] = ()

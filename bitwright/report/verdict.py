@@ -66,6 +66,15 @@ def checks(report: Report) -> tuple[Check, ...]:
         gap = f"{text.number(report.quality.torch_engine_gap, 3)} {report.quality.unit}"
         found.append(Check(Level.INFO, f"torch and engine differ by {gap}"))
     found += _sparsity_checks(report)
+    if report.narrowed is not None:
+        before, after = (sum(pair[at] for pair in report.narrowed.layers.values()) for at in (0, 1))
+        found.append(
+            Check(
+                Level.INFO,
+                f"{len(report.narrowed.layers)} layers narrowed from {before} to {after} channels in all, in steps of "
+                f"{report.narrowed.step}",
+            )
+        )
     return tuple(check for check in found if check is not None)
 
 

@@ -9,7 +9,7 @@ import torch
 from bitwright.foundation.errors import ConstraintError, VerificationError
 from bitwright.foundation.progress import note
 from bitwright.report.schema import Report
-from bitwright.runs import proof, pruning, recovery, stages
+from bitwright.runs import narrowing, proof, pruning, recovery, stages
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.reporting import load_report, report
@@ -20,6 +20,7 @@ from deploy.verify import TOLERANCES
 
 STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
     ("float", stages.float_baseline),
+    ("narrowed", narrowing.narrowed),
     ("sparse", pruning.sparse),
     ("nearest", stages.nearest),
     ("reconstructed", stages.reconstructed),

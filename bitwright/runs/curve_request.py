@@ -32,6 +32,8 @@ class CurveRequest(CompressRequest):
     def _of_dense_networks(self) -> Self:
         if self.sparsity is not None:
             raise UsageError("sparsity: a curve's plans are of dense networks; prune with `bitwright compress`")
+        if self.narrow is not None:
+            raise UsageError("narrow: a curve's plans are of the network as it is; narrow with `bitwright compress`")
         return self
 
     @property

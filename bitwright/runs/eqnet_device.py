@@ -144,7 +144,7 @@ def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folde
         save_graph(model.graph, run.path / BALANCED)
         job = Job(
             asked, run, trained.loaded, choice.profile, Runtime(choice.runtime), trained.original, model.graph,
-            trained.example,
+            model.graph, trained.example,
         )  # fmt: skip
         built = build_audited(job, model, folder)
         run.finish_stage("engine", [PLAN, MODEL, ONNX], {"without_kernel": list(built.without_kernel)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from bitwright.runs.request import AUTO, CompressRequest
 from compress.equality import prove_equal
 from compress.graph import capture, layer_nodes, load_graph
 from compress.layer_table import LayerTable
+from compress.narrowing import cut_channels
 from compress.nm_pattern import Sparsity
 from compress.plan import LayerPlan, Placement, Plan
 from compress.preparation import prepare
@@ -29,8 +31,9 @@ from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel, Sample
 
 BALANCED = "work/balanced.safetensors"
-FIRST_STAGE = "float"
+FIRST_STAGE, NARROWED = "float", "narrowed"
 DENSE = "work/dense.safetensors"
+NARROW, KEPT = "work/narrow.safetensors", "work/narrow.json"
 TRACE_SIDE = 64
 SENSITIVITY_SAMPLES = 4
 PROBE_SIZE = (61, 53)
@@ -39,7 +42,9 @@ PROBE_SIZE = (61, 53)
 
 @dataclass
 class Job:
-    """What all stages share. `graph` is the float network after function-preserving transforms."""
+    """What all stages share. `given` is the float network after function-preserving transforms; `graph` is the one that
+    is compressed: the same, or with fewer channels.
+    """
 
     request: CompressRequest
     run: RunFolder
@@ -47,6 +52,7 @@ class Job:
     profile: DeviceProfile
     runtime: Runtime
     original: fx.GraphModule
+    given: fx.GraphModule
     graph: fx.GraphModule
     example: Tensor
     warnings: list[str] = field(default_factory=list)
@@ -67,7 +73,21 @@ class Job:
         least = loaded.workload.min_input_side
         probe = loaded.workload.example_input(*(max(least, s) for s in PROBE_SIZE))
         prove_equal(original, graph, example if isinstance(loaded.workload, Classification) else probe)
-        return Job(request, run, loaded, profile, runtime, original, graph, example)
+        job = Job(request, run, loaded, profile, runtime, original, graph, graph, example)
+        if run.stage_done(NARROWED) and not run.values(NARROWED)["skipped"]:
+            job.become(load_graph(cut_channels(graph, json.loads((run.path / KEPT).read_bytes())), run.path / NARROW))
+        return job
+
+    def become(self, graph: fx.GraphModule) -> None:
+        """From now on compress this network, which has fewer channels."""
+        self.graph = graph
+        for known in ("table", "prunable"):
+            self.__dict__.pop(known, None)
+
+    @property
+    def narrower(self) -> bool:
+        """Whether channels were removed."""
+        return self.graph is not self.given
 
     @cached_property
     def input_size(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from bitwright.report.schema import (
     Limits,
     Mismatch,
     ModelInfo,
+    NarrowedResult,
     Picture,
     PlanStep,
     Quality,
@@ -30,7 +31,7 @@ from bitwright.report.schema import (
 )
 from bitwright.runs.built import ENGINE, ONNX, PLAN
 from bitwright.runs.inputs import folder_hash
-from bitwright.runs.job import Job
+from bitwright.runs.job import NARROWED, Job
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality
 from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
@@ -86,6 +87,7 @@ def report(job: Job) -> Report:
         layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.profile, job.request.threads),
         size=Size(bytes=(run / ENGINE / ONNX).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size),
         sparsity=sparsity_section(job),
+        narrowed=narrowed_section(job),
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
         limits=Limits(max_drop_db=limit, reached=limit is None or quality.drop <= limit),
         pictures=tuple(Picture(**picture) for picture in load_quality(run).pictures),
@@ -100,6 +102,14 @@ def report(job: Job) -> Report:
     write_html(result, run)
     job.run.finish_stage("report", [REPORT, "report.html"], {})
     return result
+
+
+def narrowed_section(job: Job) -> NarrowedResult | None:
+    """The channels that were removed; None where none were."""
+    if not job.narrower:
+        return None
+    found = job.run.values(NARROWED)
+    return NarrowedResult(step=found["step"], drop=found["drop"], layers=found["widths"])
 
 
 def sparsity_section(job: Job) -> SparsityResult | None:

@@ -73,6 +73,11 @@ class CompressRequest(BaseModel):
         default=None,
         description="Prune weights: N kept of every M input channels, such as 2:4; auto: N:M for each layer.",
     )
+    narrow: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="Remove channels that only fill the device's kernels up, such as 2 of 50, for at most this drop "
+        "before training; without it, none.",
+    )
     placement: PlacementName | None = Field(
         default=None, description="Which tensors are quantised; without it, what the runtime needs to be fast."
     )
@@ -117,6 +122,12 @@ class CompressRequest(BaseModel):
     def _one_length_of_training(self) -> Self:
         if self.recover is not None and self.recover_minutes is not None:
             raise UsageError("--recover gives steps and --recover-minutes a time; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_pruning(self) -> Self:
+        if self.narrow is not None and self.sparsity is not None:
+            raise UsageError("--narrow removes channels and --sparsity weights; give one of them")
         return self
 
     @field_validator("sparsity")

@@ -40,6 +40,10 @@ def narrowed(job: Job) -> None:
 
     result, drop = most_within(found, order, drop_of, allowed)
     unit = job.loaded.workload.unit
+    if not result.widths:
+        note(f"no layer is narrowed: none has a few channels more than a multiple of {step} for {allowed:g} {unit}")
+        job.run.finish_stage(NARROWED, [], {"skipped": "nothing to gain at this drop", "widths": {}})
+        return
     note(f"{len(result.widths)} layers narrowed to a multiple of {step} channels: drop {drop:.3f} {unit}, not trained")
     save_graph(result.graph, job.run.path / NARROW)
     write_json(job.run.path / KEPT, result.kept)

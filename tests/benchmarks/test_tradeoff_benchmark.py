@@ -26,8 +26,15 @@ ROWS = [
 ]
 
 
+MS = {entry["arm"]: entry["median_ms"] for entry in ROWS}
+
+
+def slower(ours: str, theirs: str) -> bool:
+    return bool(MS[ours] > MS[theirs])
+
+
 def test_each_nncf_engine_meets_our_best_point_that_is_as_fast() -> None:
-    found = {entry["arm"]: entry for entry in compared(ROWS)}
+    found = {entry["arm"]: entry for entry in compared(ROWS, slower)}
     assert found["nncf default, rest fp32"]["ours"] == "bitwright mixed-01"
     assert found["nncf default, rest fp32"]["margin_db"] == pytest.approx(0.05)
     assert found["nncf default, rest bf16"]["ours"] == "bitwright int8"
@@ -38,10 +45,10 @@ def test_each_nncf_engine_meets_our_best_point_that_is_as_fast() -> None:
 
 
 def test_the_verdict_tells_losses_too() -> None:
-    lines = verdict(compared(ROWS)).splitlines()
+    lines = verdict(compared(ROWS, slower)).splitlines()
     assert len(lines) == 3
     assert "bitwright int8 has -0.050 dB" in lines[1]
-    assert "no point of ours is as fast" in lines[2]
+    assert "all points of ours are measurably slower" in lines[2]
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:

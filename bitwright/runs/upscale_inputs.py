@@ -75,6 +75,9 @@ def find_inputs(source: Path, out: Path, min_side: int) -> Inputs:
     for file, target in zip(found, targets, strict=True):
         if (folder / target).resolve() == file.path.resolve():
             raise UsageError(f"--out {out} would replace {file.path}, which is read; choose another")
+        if not _is_text(file.name):
+            skipped.append(Skipped(file.name.encode("utf-8", "replace").decode(), "its name is not UTF-8; rename it"))
+            continue
         try:
             header = read_header(file.path)
         except UnreadableImageError as error:
@@ -86,6 +89,15 @@ def find_inputs(source: Path, out: Path, min_side: int) -> Inputs:
             continue
         items.append(Item(file.path, file.name, target, header))
     return Inputs(folder, tuple(items), tuple(skipped), many, not as_file)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name can be written to the journal."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _targets(names: Sequence[str]) -> list[str]:

@@ -100,7 +100,8 @@ def _tell(ready: Ready, request: UpscaleRequest, io: SRFormat, items: Sequence[I
             if io.halo is None
             else f"the network sees {io.halo} pixels around"
         )
-        note(f"{why}, so the result depends on --tile {tiling.tile} and --overlap {tiling.overlap}")
+        fading = f"; tiles are cross-faded over {2 * tiling.fade} pixels" if tiling.fade else ""
+        note(f"{why}, so the result depends on --tile {tiling.tile} and --overlap {tiling.overlap}{fading}")
 
 
 def _work(

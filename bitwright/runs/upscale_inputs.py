@@ -66,8 +66,13 @@ def find_inputs(source: Path, out: Path, min_side: int) -> Inputs:
     if as_file:
         found, targets = [ImageFile(source, source.name)], [out.name]
     else:
-        listed = list_images(source) if many else [ImageFile(source, source.name)]
-        found = [file for file in listed if not file.path.resolve().is_relative_to(out.resolve())]
+        # Results may lie in a folder of the one that is read, where a second call meets them.
+        results = out.resolve()
+        found = (
+            [file for file in list_images(source) if not file.path.resolve().is_relative_to(results)]
+            if many
+            else [ImageFile(source, source.name)]
+        )
         targets = _targets([file.name for file in found])
     folder = out.parent if as_file else out
     items: list[Item] = []

@@ -18,7 +18,8 @@ from workloads.super_resolution.network_format import Samples, to_network, to_sa
 from workloads.super_resolution.picture import Picture
 from workloads.super_resolution.png_writer import PngWriter
 from workloads.super_resolution.seams import SeamMeter
-from workloads.super_resolution.tiling import Window, kept, run_windows, windows
+from workloads.super_resolution.stitching import Region, Stitcher
+from workloads.super_resolution.tiling import Window, run_windows, windows
 from workloads.workload import Predict
 
 _BICUBIC_HALO = 2
@@ -56,38 +57,37 @@ def enlarge(
 
     size = picture.height * io.scale, picture.width * io.scale
     writer = PngWriter(file, *size, channels, bits=picture.bits, icc=picture.icc)
+    stitcher = Stitcher(picture.height, picture.width, io.scale, tiling.fade)
     for window, output in run_windows(predict, read, places, io.scale, tiling.batch):
         seams.add(window, output)
-        row, column = window.row, window.column
+        region, part = stitcher.add(window, output)
         if band is None:
-            rows = (row.keep_end - row.keep_begin) * io.scale
+            rows = (region.bottom - region.top) * io.scale
             band = np.empty((rows, size[1], channels), picture.colour.dtype)
-        target = band[:, column.keep_begin * io.scale : column.keep_end * io.scale]
-        target[...] = _samples(picture, window, kept(window, output, io.scale), io)
+        band[:, region.left * io.scale : region.right * io.scale] = _samples(picture, region, part, io)
         on_tile()
-        if column.keep_end == picture.width:
+        if region.right == picture.width:
             writer.write(band)
             band = None
     writer.close()
     return seams
 
 
-def _samples(picture: Picture, window: Window, output: Tensor, io: SRFormat) -> Samples:
+def _samples(picture: Picture, region: Region, output: Tensor, io: SRFormat) -> Samples:
     channels = picture.colour.shape[2]
-    chroma = _resampled(picture.colour, window, io.scale) if io.color is Color.Y and channels == 3 else None
+    chroma = _resampled(picture.colour, region, io.scale) if io.color is Color.Y and channels == 3 else None
     colour = to_samples(output, io, channels, picture.bits, chroma)
     if picture.alpha is None:
         return colour
-    return cast("Samples", np.dstack([colour, _resampled(picture.alpha, window, io.scale)]))
+    return cast("Samples", np.dstack([colour, _resampled(picture.alpha, region, io.scale)]))
 
 
-def _resampled(samples: Samples, window: Window, scale: int) -> Samples:
-    """What a window keeps of the picture enlarged by bicubic: equal to enlarging all of it."""
-    row, column = window.row, window.column
-    top, left = max(row.keep_begin - _BICUBIC_HALO, 0), max(column.keep_begin - _BICUBIC_HALO, 0)
-    around = samples[top : row.keep_end + _BICUBIC_HALO, left : column.keep_end + _BICUBIC_HALO]
+def _resampled(samples: Samples, region: Region, scale: int) -> Samples:
+    """A region of the picture enlarged by bicubic: equal to enlarging all of it."""
+    top, left = max(region.top - _BICUBIC_HALO, 0), max(region.left - _BICUBIC_HALO, 0)
+    around = samples[top : region.bottom + _BICUBIC_HALO, left : region.right + _BICUBIC_HALO]
     large: Samples = bicubic(cast("NDArray[np.uint8]", around), scale)
     return large[
-        (row.keep_begin - top) * scale : (row.keep_end - top) * scale,
-        (column.keep_begin - left) * scale : (column.keep_end - left) * scale,
+        (region.top - top) * scale : (region.bottom - top) * scale,
+        (region.left - left) * scale : (region.right - left) * scale,
     ]

@@ -36,6 +36,11 @@ class Tiling(BaseModel):
     batch: int
     exact: bool = Field(description="whether the overlap covers all that the network sees, so that tiles do not show")
 
+    @property
+    def fade(self) -> int:
+        """Pixels on each side of a seam over which tiles are cross-faded: none where they are exact."""
+        return 0 if self.exact else max(min(self.overlap, self.tile - 2 * self.overlap) // 2, 0)
+
     def smaller(self, ratio: float, least: int) -> Tiling | None:
         """Tiles of at most `ratio` of the pixels; None where they would be under `least` pixels a side."""
         side = int(self.tile * math.sqrt(ratio)) // STEP * STEP
@@ -101,4 +106,6 @@ def picture_bytes(item: Item, tiling: Tiling, scale: int) -> int:
     longest, shortest = max(header.height, header.width), min(header.height, header.width)
     # A turned picture has its rows along the longer side.
     band = min(tiling.tile, shortest) * scale * longest * scale * header.pixel_bytes
-    return decoding + band + _WRITER_BYTES
+    # Float strips of three channels that wait for the row of tiles below.
+    waiting = 2 * tiling.fade * scale * longest * scale * 3 * 4
+    return decoding + band + waiting + _WRITER_BYTES

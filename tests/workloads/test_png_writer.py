@@ -57,7 +57,7 @@ def test_a_photograph_of_several_chunks() -> None:
         np.testing.assert_array_equal(np.asarray(image), photo)
     best = BytesIO()
     Image.fromarray(photo).save(best, "PNG")
-    assert len(made) < 1.1 * len(best.getvalue())
+    assert len(made) < 1.2 * len(best.getvalue())
 
 
 def test_each_row_gets_the_filter_that_suits_it() -> None:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bitwright.api import CurveResult as CurveResult
     from bitwright.api import Result as Result
+    from bitwright.api import UpscaleSummary as UpscaleSummary
     from bitwright.api import compress as compress
     from bitwright.api import curve as curve
+    from bitwright.api import upscale as upscale
 
 from bitwright.foundation.version import VERSION
 
 __version__ = VERSION
-__all__ = ["CurveResult", "Result", "compress", "curve"]
+__all__ = ["CurveResult", "Result", "UpscaleSummary", "compress", "curve", "upscale"]
 
 
 def __getattr__(name: str) -> object:

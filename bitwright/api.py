@@ -1,4 +1,4 @@
-"""The front door in Python: the main job in one call."""
+"""The front door in Python: each job in one call."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from bitwright.runs.compress import compress as run_job
 from bitwright.runs.curve import curve as run_curve
 from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.request import CompressRequest
+from bitwright.runs.upscale import upscale as run_upscale
+from bitwright.runs.upscale_request import DEFAULT_MEMORY, UpscaleRequest
+from bitwright.runs.upscale_result import UpscaleSummary
 from deploy.engine import Engine
 from deploy.engines import load_engine
 
@@ -111,4 +114,31 @@ def curve(
     return CurveResult(request.run_folder, run_curve(request, resume=resume, overwrite=overwrite))
 
 
-__all__ = ["CurveResult", "Result", "compress", "curve"]
+def upscale(
+    run: str | Path,
+    source: str | Path,
+    *,
+    out: str | Path,
+    threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    tile: int | None = None,
+    overlap: int | None = None,
+    batch: int = 1,
+    overwrite: bool = False,
+) -> UpscaleSummary:
+    """Enlarge a picture or a folder of pictures with the engine of a run, and write PNG files.
+
+    `out` is a folder, or the .png file of one picture; `memory` the resident bytes of this process at most; `tile` and
+    `overlap` are in input pixels, by default what the network's halo and `memory` ask for. What is done already is not
+    done again. Pictures that cannot be read are in `skipped` of the result. Raises UsageError, DataError (no picture
+    can be used), OutputError, VerificationError (an output is not finite).
+    """
+    return run_upscale(
+        UpscaleRequest.of(
+            run=run, source=source, out=out, threads=threads, memory=memory, tile=tile, overlap=overlap, batch=batch,
+            overwrite=overwrite,
+        )
+    )  # fmt: skip
+
+
+__all__ = ["CurveResult", "Result", "UpscaleSummary", "compress", "curve", "upscale"]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
 from hw_profiles.kernel import TensorType
+from workloads.super_resolution.format import SRFormat
 
 
 class Runtime(StrEnum):
@@ -41,6 +42,9 @@ class EngineSpec(BaseModel):
     input_shape: tuple[int, int, int, int] | None = Field(
         default=None,
         description="[N, C, H, W] that the runtime specialises on if it can; other shapes still run, at general speed",
+    )
+    super_resolution: SRFormat | None = Field(
+        default=None, description="what the network takes and gives; null for what does not enlarge pictures"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bitwright
-from bitwright.cli import artefacts, compress, curve, demo, devices, profile, search
+from bitwright.cli import artefacts, compress, curve, demo, devices, profile, search, upscale
 from bitwright.cli.failures import explain
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("measure")(artefacts.measure)
 app.command("report")(artefacts.report)
 app.command("profile")(profile.profile)
 app.add_typer(search.app, name="search")
+app.command("upscale")(upscale.upscale)
 app.command("demo")(demo.demo)
 
 

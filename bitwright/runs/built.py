@@ -77,5 +77,6 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
         profile=job.profile.id,
         float_precision=FloatPrecision(model.plan.float_precision),
         input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
+        super_resolution=job.picture_format,
     )
     return audit(load_engine(folder / ENGINE, 1), folder / ONNX, model.plan), widths

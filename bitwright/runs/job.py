@@ -28,6 +28,8 @@ from hw_profiles import DeviceProfile, Op, PrecisionRule, TensorFormat, installe
 from search.layer_sensitivity import Evaluate, evaluator
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
+from workloads.super_resolution.format import SRFormat
+from workloads.super_resolution.task import SuperResolution
 from workloads.workload import LoadedModel, Sample
 
 BALANCED = "work/balanced.safetensors"
@@ -93,6 +95,12 @@ class Job:
     def input_size(self) -> tuple[int, int]:
         """Height and width that latency and BitOps are stated at; a classifier's own input size."""
         return self.sized(self.request.input_size)
+
+    @property
+    def picture_format(self) -> SRFormat | None:
+        """What a super-resolution network takes and gives; None for another task."""
+        workload = self.loaded.workload
+        return workload.io if isinstance(workload, SuperResolution) else None
 
     def sized(self, size: tuple[int, int]) -> tuple[int, int]:
         """A height and width that the network takes, as close to `size` as it allows."""

@@ -28,10 +28,14 @@ class StageEntry(BaseModel):
 
 
 class Journal:
-    """The stages finished so far, in order. A stage that is repeated makes those behind it unfinished."""
+    """The stages finished so far, in order. A stage that is repeated makes those behind it unfinished.
 
-    def __init__(self, folder: Path, name: str = "journal.jsonl") -> None:
+    Not so where they are `independent` of each other.
+    """
+
+    def __init__(self, folder: Path, name: str = "journal.jsonl", *, independent: bool = False) -> None:
         self.path = folder / name
+        self._independent = independent
         self._entries: dict[str, StageEntry] = {}
 
     def read(self) -> None:
@@ -96,6 +100,7 @@ class Journal:
         """Forget a stage and all that were finished after it, which may rest on it; returns their names."""
         names = list(self._entries)
         gone = tuple(names[names.index(stage) :]) if stage in self._entries else ()
+        gone = gone[:1] if self._independent else gone
         for name in gone:
             del self._entries[name]
         return gone

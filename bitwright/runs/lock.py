@@ -16,10 +16,10 @@ LOCK = "lock"
 
 
 class FolderLock:
-    """An advisory lock on the file `lock` of a folder, which names the process that holds it."""
+    """An advisory lock on a file of a folder, which names the process that holds it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, name: str = LOCK) -> None:
+        self.path = folder / name
         self._handle: int | None = None
 
     @property

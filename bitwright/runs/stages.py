@@ -49,7 +49,7 @@ SAFETY = 0.5
 def float_baseline(job: Job) -> None:
     """The float network in ONNX Runtime: what speed-up and drop are measured against."""
     export_float(job.original, job.example, job.float_onnx)
-    build_engine(job.float_onnx, job.float_onnx.parent, runtime=Runtime.ONNXRUNTIME, profile=job.profile.id)
+    _build_baseline(job, Runtime.ONNXRUNTIME)
     job.run.finish_stage(FIRST_STAGE, BASELINE_FILES, {"runtime": job.runtime.value})
 
 
@@ -62,8 +62,13 @@ def renew_baseline(job: Job) -> None:
     installed = runtime_version(spec.runtime)
     if spec.runtime_version != installed:
         note(f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {installed}")
-        build_engine(job.float_onnx, job.float_onnx.parent, runtime=spec.runtime, profile=job.profile.id)
+        _build_baseline(job, spec.runtime)
         job.run.renew_stage(FIRST_STAGE, BASELINE_FILES)
+
+
+def _build_baseline(job: Job, runtime: Runtime) -> None:
+    folder, io = job.float_onnx.parent, job.picture_format
+    build_engine(job.float_onnx, folder, runtime=runtime, profile=job.profile.id, super_resolution=io)
 
 
 def balanced_graph(job: Job) -> tuple[fx.GraphModule, dict[str, object]]:

@@ -16,6 +16,7 @@ from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engines.openvino_engine import OpenVinoEngine
 from deploy.engines.runtime_packages import runtime_version
 from deploy.onnx_repair import repair
+from workloads.super_resolution.format import SRFormat
 
 ENGINES: dict[Runtime, type[Engine]] = {
     Runtime.ONNXRUNTIME: OnnxRuntimeEngine,
@@ -34,13 +35,15 @@ def build_engine(
     profile: str,
     float_precision: FloatPrecision = FloatPrecision.FP32,
     input_shape: tuple[int, int, int, int] | None = None,
+    super_resolution: SRFormat | None = None,
 ) -> EngineSpec:
     """Make `folder` an engine of an exported ONNX file: the artefact and the `engine.json` that stamps it.
 
     The file is repaired where its exporter left what runtimes cannot fuse, and loaded by its runtime; what cannot be
     loaded is a UsageError. An ONNX file that already lies in `folder` is used where it is. `input_shape`,
     [N, C, H, W]: what the engine will mostly be run on. OpenVINO is faster when it compiles for one shape, most of all
-    where float and integer operators alternate; ONNX Runtime takes no notice of it.
+    where float and integer operators alternate; ONNX Runtime takes no notice of it. `super_resolution`: stamped on
+    the engine of a network that enlarges pictures, so that pictures can be given to it without its checkpoint.
     """
     source = _repaired(onnx_path)
     if source != onnx_path.read_bytes():
@@ -54,6 +57,7 @@ def build_engine(
         artefact_sha256=_sha256(onnx_path),
         profile=profile,
         input_shape=input_shape,
+        super_resolution=super_resolution,
     )
     ENGINES[runtime](spec, onnx_path.parent, 1)
     if onnx_path.resolve().parent != folder.resolve():
@@ -75,8 +79,10 @@ def _repaired(path: Path) -> bytes:
     return bytes(file.SerializeToString()) if repair(file).changed else data
 
 
-def load_engine(folder: Path, threads: int) -> Engine:
+def load_engine(folder: Path, threads: int, *, input_shape: tuple[int, int, int, int] | None = None) -> Engine:
     """Load the engine in `folder` to run on `threads` threads.
+
+    `input_shape`, [N, C, H, W]: what it is specialised on instead of the shape that it was built for.
 
     UsageError when the folder holds no engine, the artefact is not the one that was stamped, or the installed runtime
     is another version than the engine was built and audited with.
@@ -94,6 +100,8 @@ def load_engine(folder: Path, threads: int) -> Engine:
             f"{folder} was built with {spec.runtime} {spec.runtime_version} and {installed} is installed; "
             "rebuild the engine, because kernels and precisions may differ"
         )
+    if input_shape is not None:
+        spec = spec.model_copy(update={"input_shape": input_shape})
     return ENGINES[spec.runtime](spec, folder, threads)
 
 

@@ -55,7 +55,7 @@ def test_importing_bitwright_loads_nothing_heavy() -> None:
     assert not loaded_modules("import bitwright").intersection((*HEAVY, "pydantic", "typer", "rich", "yaml"))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["devices", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["devices", "--help"], ["upscale", "-h"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"from bitwright.cli.app import run\nassert run({arguments!r}) == 0"
     assert not loaded_modules(code).intersection(HEAVY)
@@ -63,7 +63,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_verb_and_the_help_of_a_field_is_its_description() -> None:
     text = bitwright("--help").stdout
-    assert all(verb in text for verb in ("devices", "compress", "export", "verify", "measure", "report", "demo"))
+    verbs = ("devices", "compress", "export", "verify", "measure", "report", "upscale", "demo")
+    assert all(verb in text for verb in verbs)
     assert "Largest loss of quality that is allowed" in bitwright("compress", "--help").stdout
 
 

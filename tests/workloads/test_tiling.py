@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
-from workloads.super_resolution.tiling import spans, tiled
+from workloads.super_resolution.tiling import Window, kept, run_windows, spans, tiled, windows
 
 
 class _Strided(nn.Module):
@@ -93,3 +93,29 @@ def test_strided_branch_needs_alignment(size: tuple[int, int]) -> None:
 def test_wrong_scale_is_named() -> None:
     with pytest.raises(UsageError, match="is the scale 2"):
         tiled(lambda x: x, torch.rand(1, 3, 40, 40), 2, tile=16, halo=2)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_batches_are_full_and_in_order(batch: int) -> None:
+    torch.manual_seed(7)
+    net, shapes = _plain(2), []
+
+    def predict(x: Tensor) -> Tensor:
+        shapes.append(tuple(x.shape))
+        return net(x)
+
+    x = torch.rand(1, 3, 50, 41)
+    places = windows(50, 41, 24, 4)
+
+    def read(window: Window) -> Tensor:
+        return x[..., window.row.begin : window.row.end, window.column.begin : window.column.end]
+
+    with torch.no_grad():
+        found = list(run_windows(predict, read, places, 2, batch))
+        whole = net(x)
+    assert [window for window, _ in found] == places
+    assert shapes == [(batch, 3, 24, 24)] * -(-len(places) // batch)
+    for window, output in found:
+        rows = slice(window.row.keep_begin * 2, window.row.keep_end * 2)
+        columns = slice(window.column.keep_begin * 2, window.column.keep_end * 2)
+        assert (kept(window, output, 2) - whole[..., rows, columns]).abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"""Antialiased bicubic resizing of 8-bit images: the one degradation used for training, calibration and evaluation.
+"""Antialiased bicubic resizing of 8-bit and 16-bit images: the degradation of training, calibration and evaluation.
 
 Equal to MATLAB `imresize(image, factor, "bicubic")` on uint8 images bit for bit: Keys' kernel with a = -1/2, widened by
 1/factor when shrinking, symmetric border, first over the rows and then over the columns, rounded to 8 bits after each.
@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor, lcm
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitwright.foundation.errors import UsageError
+
+Sample = TypeVar("Sample", np.uint8, np.uint16)
 
 # The accumulators of one block stay in the processor's second-level cache.
 _BLOCK_ELEMENTS = 1 << 16
@@ -56,7 +59,7 @@ def _phases(factor: Fraction) -> tuple[_Phase, ...]:
     return tuple(phases)
 
 
-def _resize_rows(image: NDArray[np.uint8], factor: Fraction) -> NDArray[np.uint8]:
+def _resize_rows(image: NDArray[Sample], factor: Fraction) -> NDArray[Sample]:
     """Resize axis 0 of a [length, n] array; the result has ceil(length * factor) rows."""
     length, width = image.shape
     out_length = ceil(length * factor)
@@ -64,10 +67,11 @@ def _resize_rows(image: NDArray[np.uint8], factor: Fraction) -> NDArray[np.uint8
     before = max(0, -min(phase.start for phase in phases))
     reads = -(-out_length // period) * step + max(phase.start + len(phase.weights) for phase in phases)
     padded = np.pad(image, ((before, max(0, reads - length)), (0, 0)), mode="symmetric")
-    out = np.empty((out_length, width), np.uint8)
+    out = np.empty((out_length, width), image.dtype)
+    peak = int(np.iinfo(image.dtype).max)
     for position, phase in enumerate(phases):
         target = out[position::period]
-        limit = 2 * 255 * (sum(map(abs, phase.weights)) + phase.denominator)
+        limit = 2 * peak * (sum(map(abs, phase.weights)) + phase.denominator)
         integer = np.int32 if limit < 2**31 else np.int64
         rows = max(1, _BLOCK_ELEMENTS // width)
         for begin in range(0, target.shape[0], rows):
@@ -81,23 +85,25 @@ def _resize_rows(image: NDArray[np.uint8], factor: Fraction) -> NDArray[np.uint8
                 source = padded[first : first + (block.shape[0] - 1) * step + 1 : step]
                 np.multiply(source, 2 * weight, out=product, dtype=integer)
                 total += product
-            np.clip(total, 0, 2 * 255 * phase.denominator + phase.denominator, out=total)
+            np.clip(total, 0, 2 * peak * phase.denominator + phase.denominator, out=total)
             total //= 2 * phase.denominator
             block[...] = total
     return out
 
 
-def resize(image: NDArray[np.uint8], factor: Fraction | int) -> NDArray[np.uint8]:
-    """Resize an 8-bit image [H, W] or [H, W, C] to [ceil(H * factor), ceil(W * factor)] by an exact rational factor.
+def resize(image: NDArray[Sample], factor: Fraction | int) -> NDArray[Sample]:
+    """Resize an image [H, W] or [H, W, C] to [ceil(H * factor), ceil(W * factor)] by an exact rational factor.
 
-    Integer arithmetic throughout, so the result does not depend on the machine. UsageError if the factor is not
-    positive, the image is empty or not uint8.
+    8 or 16 bits. Integer arithmetic throughout, so the result does not depend on the machine. UsageError if the factor
+    is not positive, the image is empty or neither uint8 nor uint16.
     """
     factor = Fraction(factor)
     if factor <= 0:
         raise UsageError(f"the resizing factor must be positive, got {factor}")
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
-        raise UsageError(f"bicubic resizing takes a non-empty uint8 image [H, W(, C)], got {image.dtype} {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.size == 0:
+        raise UsageError(
+            f"bicubic resizing takes a non-empty uint8 or uint16 image [H, W(, C)], got {image.dtype} {image.shape}"
+        )
     pixels = image if image.ndim == 3 else image[:, :, None]
     height, width, channels = pixels.shape
     rows = _resize_rows(np.ascontiguousarray(pixels).reshape(height, width * channels), factor)
@@ -112,8 +118,8 @@ def downscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return resize(image, Fraction(1, scale))
 
 
-def upscale(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Enlarge an 8-bit image by the integer `scale`."""
+def upscale(image: NDArray[Sample], scale: int) -> NDArray[Sample]:
+    """Enlarge an 8-bit or 16-bit image by the integer `scale`."""
     return resize(image, scale)
 
 

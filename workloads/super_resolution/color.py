@@ -18,7 +18,7 @@ _OFFSET = np.array([16.0, 128.0, 128.0])
 _TO_RGB = np.linalg.inv(_TO_YCBCR)
 
 
-def luma(rgb: NDArray[np.uint8], kind: Luma = Luma.STUDIO) -> Floats:
+def luma(rgb: NDArray[np.uint8] | Floats, kind: Luma = Luma.STUDIO) -> Floats:
     """Y of RGB [..., 3] in 0..255, not rounded: 16..235 (studio, ITU-R BT.601) or 0..255 (full, as in JPEG)."""
     if kind is Luma.FULL:
         return np.asarray(rgb @ _FULL_Y, np.float64)
@@ -30,12 +30,17 @@ def studio_luma(y: Floats, kind: Luma) -> Floats:
     return y if kind is Luma.STUDIO else 16.0 + y * (219 / 255)
 
 
-def rgb_to_ycbcr(rgb: NDArray[np.uint8]) -> Floats:
+def rgb_to_ycbcr(rgb: NDArray[np.uint8] | Floats) -> Floats:
     """BT.601 studio-range YCbCr [..., 3] of RGB [..., 3] in 0..255, not rounded."""
     return np.asarray(rgb @ _TO_YCBCR + _OFFSET, np.float64)
 
 
+def ycbcr_to_levels(ycbcr: Floats) -> Floats:
+    """RGB grey levels, clipped to 0..255 and not rounded, of studio-range YCbCr [..., 3]."""
+    rgb: Floats = (ycbcr - _OFFSET) @ _TO_RGB
+    return rgb.clip(0, 255)
+
+
 def ycbcr_to_rgb(ycbcr: Floats) -> NDArray[np.uint8]:
     """8-bit RGB [..., 3] of studio-range YCbCr [..., 3]: the inverse of `rgb_to_ycbcr`, clipped and rounded."""
-    rgb: Floats = np.rint((ycbcr - _OFFSET) @ _TO_RGB)
-    return rgb.clip(0, 255).astype(np.uint8)
+    return np.rint(ycbcr_to_levels(ycbcr)).astype(np.uint8)

@@ -8,6 +8,8 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,18 +112,22 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     from PIL import ImageOps
 
-    try:
-        with _open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image), path)
-    except _DECODE_ERRORS as error:
-        raise _damaged(path, error) from error
+    with opened(path) as image:
+        return _to_rgb(ImageOps.exif_transpose(image), path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(shorter, longer) side of a picture in pixels, from its header alone; UnreadableImageError as `read_image`."""
+    with opened(path) as image:
+        return min(image.size), max(image.size)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image]:
+    """A picture that is open and not decoded; what a decoder raises in the block becomes an UnreadableImageError."""
     try:
         with _open(path) as image:
-            return min(image.size), max(image.size)
+            yield image
     except _DECODE_ERRORS as error:
         raise _damaged(path, error) from error
 

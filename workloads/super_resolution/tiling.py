@@ -6,8 +6,11 @@ window's border is the image's, so the network pads there as it would have. Noth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+import torch
 from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
@@ -45,6 +48,59 @@ def spans(length: int, tile: int, halo: int, align: int = 1) -> list[Span]:
     return [Span(*window) for window in zip(begins, ends, seams[:-1], seams[1:], strict=True)]
 
 
+@dataclass(frozen=True)
+class Window:
+    """One window of a picture, in LR pixels."""
+
+    row: Span
+    column: Span
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what the network reads."""
+        return self.row.end - self.row.begin, self.column.end - self.column.begin
+
+
+def windows(height: int, width: int, tile: int, halo: int, align: int = 1) -> list[Window]:
+    """The windows of a picture, row by row; what they keep partitions it. Errors as `spans`."""
+    columns = spans(width, tile, halo, align)
+    return [Window(row, column) for row in spans(height, tile, halo, align) for column in columns]
+
+
+def run_windows(
+    predict: Predict, read: Callable[[Window], Tensor], places: Sequence[Window], scale: int, batch: int = 1
+) -> Iterator[tuple[Window, Tensor]]:
+    """Each window with the network's output for it, [N, C', h * scale, w * scale], in the order of `places`.
+
+    `read` gives a window's pixels [N, C, h, w]. Neighbours of one shape go through the network `batch` at a time; the
+    last of them is repeated where a batch would not be full, so that an engine meets one shape only. UsageError if
+    the network enlarges by another factor than `scale`.
+    """
+    for shape, alike in groupby(places, key=lambda place: place.shape):
+        found = list(alike)
+        for begin in range(0, len(found), batch):
+            taken = found[begin : begin + batch]
+            parts = [read(place) for place in taken]
+            parts += parts[-1:] * (batch - len(parts))
+            output = predict(torch.cat(parts) if batch > 1 else parts[0])
+            expected = (shape[0] * scale, shape[1] * scale)
+            if output.shape[-2:] != expected:
+                raise UsageError(
+                    f"the network turned {shape} into {tuple(output.shape[-2:])}, not {expected}; is the scale {scale}?"
+                )
+            yield from zip(taken, torch.split(output, parts[0].shape[0]), strict=False)
+
+
+def kept(window: Window, output: Tensor, scale: int) -> Tensor:
+    """The part of a window's output that goes into the picture."""
+    row, column = window.row, window.column
+    return output[
+        ...,
+        (row.keep_begin - row.begin) * scale : (row.keep_end - row.begin) * scale,
+        (column.keep_begin - column.begin) * scale : (column.keep_end - column.begin) * scale,
+    ]
+
+
 def tiled(predict: Predict, x: Tensor, scale: int, tile: int, halo: int, align: int = 1) -> Tensor:
     """Run `predict` over windows of `x` [N, C, H, W] and assemble [N, C', H * scale, W * scale].
 
@@ -56,28 +112,19 @@ def tiled(predict: Predict, x: Tensor, scale: int, tile: int, halo: int, align: 
     Memory: input, output, and one window's activations.
     """
     height, width = x.shape[-2:]
-    out: Tensor | None = None
-    for row in spans(height, tile, halo, align):
-        for column in spans(width, tile, halo, align):
-            window = x[..., row.begin : row.end, column.begin : column.end].contiguous()
-            part = predict(window)
-            expected = (window.shape[-2] * scale, window.shape[-1] * scale)
-            if part.shape[-2:] != expected:
-                raise UsageError(
-                    f"the network turned {tuple(window.shape[-2:])} into {tuple(part.shape[-2:])}, not {expected}; "
-                    f"is the scale {scale}?"
-                )
-            if out is None:
-                out = part.new_empty((*part.shape[:2], height * scale, width * scale))
-            top, left = (row.keep_begin - row.begin) * scale, (column.keep_begin - column.begin) * scale
-            kept_rows, kept_columns = (
-                (row.keep_end - row.keep_begin) * scale,
-                (column.keep_end - column.keep_begin) * scale,
-            )
-            out_top, out_left = row.keep_begin * scale, column.keep_begin * scale
-            out[..., out_top : out_top + kept_rows, out_left : out_left + kept_columns] = part[
-                ..., top : top + kept_rows, left : left + kept_columns
-            ]
-    if out is None:
+    if not height * width:
         raise UsageError(f"cannot tile an empty image of shape {tuple(x.shape)}")
+
+    def read(window: Window) -> Tensor:
+        row, column = window.row, window.column
+        return x[..., row.begin : row.end, column.begin : column.end].contiguous()
+
+    out: Tensor | None = None
+    for window, part in run_windows(predict, read, windows(height, width, tile, halo, align), scale):
+        if out is None:
+            out = part.new_empty((*part.shape[:2], height * scale, width * scale))
+        rows = slice(window.row.keep_begin * scale, window.row.keep_end * scale)
+        columns = slice(window.column.keep_begin * scale, window.column.keep_end * scale)
+        out[..., rows, columns] = kept(window, part, scale)
+    assert out is not None
     return out

@@ -11,12 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation import progress
 from deploy.heat import read_heat
-from deploy.machine import LIBRARIES, clock_mhz, read_machine
+from deploy.machine import LIBRARIES, clock_mhz, decisive, differences, read_machine
 
 __all__ = ["LIBRARIES", "Environment", "Heat", "clock_mhz", "machine_differences", "same_machine"]
-
-_UNHASHED = frozenset({"load_average", "clock_mhz", "command"})
-_GIB = 1 << 30
 
 
 class Environment(BaseModel):
@@ -49,7 +46,7 @@ class Environment(BaseModel):
     @property
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 over all that decides speed; load, clock and command are left out."""
-        text = json.dumps(_hashed(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(decisive(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod
@@ -82,24 +79,12 @@ class Heat(BaseModel):
 
 def machine_differences(a: Environment, b: Environment) -> tuple[str, ...]:
     """One phrase for each difference that could explain a difference in speed, as 'name: a's value, b's value'."""
-    left, right = _hashed(a), _hashed(b)
-    names = dict.fromkeys([*left, *right])
-    return tuple(f"{n}: {left.get(n)}, {right.get(n)}" for n in names if left.get(n) != right.get(n))
+    return differences(a.model_dump(mode="json"), b.model_dump(mode="json"))
 
 
 def same_machine(a: Environment, b: Environment) -> bool:
     """Whether times taken in `a` and `b` may be compared; where not, the listener is told what differs."""
-    differences = machine_differences(a, b)
-    if differences:
-        progress.note(f"warning: times from two environments do not compare ({'; '.join(differences)})")
-    return not differences
-
-
-def _hashed(environment: Environment) -> dict[str, object]:
-    values: dict[str, object] = environment.model_dump(mode="json", exclude=set(_UNHASHED))
-    # A kernel reserves a little more or less memory at each boot.
-    values["memory_bytes"] = f"{round(environment.memory_bytes / _GIB)} GiB"
-    if not environment.core_kinds:
-        # Records made before the kinds were read keep their fingerprint.
-        del values["core_kinds"]
-    return values
+    found = machine_differences(a, b)
+    if found:
+        progress.note(f"warning: times from two environments do not compare ({'; '.join(found)})")
+    return not found

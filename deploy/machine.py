@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _AMX = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
 _ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16", "sme")
 _FLAGS = frozenset(_AVX + _AVX512 + _AMX + _ARM)
 CPU = Path("sys/devices/system/cpu")
+_PASSING = frozenset({"load_average", "clock_mhz", "command"})
+_GIB = 1 << 30
 
 
 def read_machine(root: Path = Path("/")) -> dict[str, Any]:
@@ -46,6 +49,24 @@ def read_machine(root: Path = Path("/")) -> dict[str, Any]:
         "clock_mhz": clock_mhz(root),
         "command": list(sys.argv),
     }
+
+
+def decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `read_machine` decides speed, as it is compared: without load, clock and command."""
+    values = {name: value for name, value in machine.items() if name not in _PASSING}
+    # A kernel reserves a little more or less memory at each boot.
+    values["memory_bytes"] = f"{round(machine['memory_bytes'] / _GIB)} GiB"
+    if not values.get("core_kinds"):
+        # Records made before the kinds were read keep their fingerprint.
+        values.pop("core_kinds", None)
+    return values
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
+    """One phrase for each decisive difference between two machines, as 'name: a's value, b's value'."""
+    left, right = decisive(a), decisive(b)
+    names = dict.fromkeys([*left, *right])
+    return tuple(f"{n}: {left.get(n)}, {right.get(n)}" for n in names if left.get(n) != right.get(n))
 
 
 def clock_mhz(root: Path = Path("/")) -> float | None:

@@ -26,6 +26,8 @@ REMOTE_FOLDER = ".cache/bitwright"
 _RESULTS = "results"
 _QUIET_SECONDS = 120.0
 _LONGEST_LINE = 1 << 16
+_SIGNALLED = 128
+_KEPT = "what was measured is kept there: the same command goes on with it"
 _ERRORS: dict[int, type[BitwrightError]] = {
     error.exit_code: error for error in (UsageError, ConstraintError, VerificationError, DeviceError)
 }
@@ -63,9 +65,13 @@ class FarBundle:
                 [f"{self.place}/{far_end.BUNDLE}", "--out", f"{self.place}/{_RESULTS}"], follower, patience
             )
         except DeviceError as error:
-            raise DeviceError(f"{error}; what was measured is kept there: the same command goes on with it") from error
+            raise DeviceError(f"{error}; {_KEPT}") from error
         finally:
             follower.close()
+        if ended.code > _SIGNALLED:
+            raise DeviceError(
+                f"{self.transport.name}: the runner was killed there by signal {ended.code - _SIGNALLED}; {_KEPT}"
+            )
         self._require(ended, "the runner")
         with target.open("wb") as handle:
             received = _Limited(handle)

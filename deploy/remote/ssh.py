@@ -55,7 +55,7 @@ class SshAddress:
         except ValueError as error:
             raise UsageError(wanted) from error
         if parts.password is not None:
-            raise UsageError(f"{wanted}; passwords have no place in it, use a key")
+            raise UsageError("an address holds no password; give ssh://user@host, and a key to log in with")
         host = parts.hostname or ""
         odd = parts.scheme != "ssh" or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0
         # urlsplit drops some control characters, which the address then does not show.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ async def _serve_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
+        # Of this process's packages, the machine that it plays has none.
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        cwd=Path.home(),
     )
     await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
     code = await child.wait()

@@ -18,6 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+HOSTILE = 'a b;touch pwned&$(touch pwned)`touch pwned` it\'s "quoted" *\nünï'
+"""A file name that does harm wherever it is not handled as a name."""
+
 _ALONE = ("PYTHONPATH", "PYTHONHOME")
 
 
@@ -107,7 +110,7 @@ def start_server(folder: Path) -> SshServer:
     key = " ".join((folder / "host_key.pub").read_text().split()[:2])
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {key}\n")
     log = (folder / "server.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=clean_environment())
+    process = subprocess.Popen(command, stdout=log, stderr=log)
     log.close()
     _await_port(process, port, folder / "server.log")
     return SshServer(process, port, user, folder)

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
+from deploy.runtimes import FloatPrecision, Runtime
 from hw_profiles.kernel import TensorType
 from workloads.super_resolution.format import SRFormat
 
-
-class Runtime(StrEnum):
-    """The software that loads and runs an engine."""
-
-    ONNXRUNTIME = "onnxruntime"
-    OPENVINO = "openvino"
-
-
-class FloatPrecision(StrEnum):
-    """What the part of a network that is not quantised executes in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
+__all__ = ["CallTimes", "Engine", "EngineSpec", "ExecutedCall", "ExecutedNode", "FloatPrecision", "Runtime"]
 
 
 class EngineSpec(BaseModel):

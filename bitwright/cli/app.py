@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bitwright
-from bitwright.cli import artefacts, compress, curve, demo, devices, profile, search, upscale
+from bitwright.cli import artefacts, compress, curve, demo, devices, elsewhere, profile, search, upscale
 from bitwright.cli.failures import explain
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command("curve")(curve.curve)
 app.command("export")(artefacts.export)
 app.command("verify")(artefacts.verify)
 app.command("measure")(artefacts.measure)
+app.command("bundle")(elsewhere.bundle)
+app.command("import")(elsewhere.take_back)
 app.command("report")(artefacts.report)
 app.command("profile")(profile.profile)
 app.add_typer(search.app, name="search")

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from bitwright.cli.compress import show_result
+from bitwright.cli.elsewhere import measure_there
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
+from bitwright.cli.run_options import InputSizeOption, RunArgument, SecondsOption, ThreadsOption, must_be_a_run
 from bitwright.foundation.errors import UsageError
 
 
@@ -17,9 +19,6 @@ class ExportFormat(StrEnum):
     """The formats that a network can be exported to."""
 
     ONNX = "onnx"
-
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `bitwright compress`.")]
 
 
 def export(
@@ -53,7 +52,7 @@ def verify(
     as_json: JsonFlag = False,
 ) -> None:
     """Check a run's engine again: same file, planned precisions executed, same output as torch. Exit 4 if not."""
-    _must_be_a_run(run)
+    must_be_a_run(run)
     from bitwright.runs.verify import verify as check
 
     with showing_progress():
@@ -63,20 +62,43 @@ def verify(
 
 def measure(
     run: RunArgument,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each engine.")] = 1,
-    input_size: Annotated[str, typer.Option(metavar="HxW", help="Height x width of the input, in pixels.")] = "128x128",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Timed seconds of each engine, at least.")] = 5.0,
+    threads: ThreadsOption = 1,
+    input_size: InputSizeOption = "128x128",
+    seconds: SecondsOption = 5.0,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Machine to measure on: ssh://[user@]host[:port]; without it, this one."),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="With --on: Python there, with numpy and the runtime.")
+    ] = None,
+    remote_folder: Annotated[
+        str | None, typer.Option(metavar="DIR", help="With --on: folder to work in there; by default .cache/bitwright.")
+    ] = None,
+    ssh_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --on: configuration of ssh in place of the user's.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Time a run's engine against its float baseline again, side by side."""
+    """Time a run's engine against its float baseline again, side by side, here or on another machine.
+
+    A measurement on another machine that was cut short goes on with the same command.
+    """
     from bitwright.runs.request import parse_size
 
     size = parse_size(input_size)
-    _must_be_a_run(run)
+    must_be_a_run(run)
     from bitwright.runs.measure import measure as time_it
 
     with showing_progress():
-        timed = time_it(run, threads=threads, input_size=size, seconds=seconds)
+        if on is not None:
+            timed = measure_there(
+                run, on, threads, size, seconds, python=python, folder=remote_folder, ssh_config=ssh_config
+            )
+        elif python or remote_folder or ssh_config:
+            raise UsageError("--python, --remote-folder and --ssh-config say something of the machine in --on; give it")
+        else:
+            timed = time_it(run, threads=threads, input_size=size, seconds=seconds)
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
 
 
@@ -86,19 +108,10 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a run's report.html again from its report.json, and print the result."""
-    _must_be_a_run(run)
+    must_be_a_run(run)
     from bitwright.runs.report import rebuild
 
     page = rebuild(run)
     show_result(run, as_json)
     if browse:
         typer.launch(page.absolute().as_uri())
-
-
-def _must_be_a_run(run: Path) -> None:
-    if not run.is_dir():
-        raise UsageError(f"{run} is not a folder; give the run folder of `bitwright compress`")
-    if not (run / "report.json").is_file():
-        raise UsageError(
-            f"{run} holds no finished run (no report.json); finish it with `bitwright compress ... --resume`"
-        )

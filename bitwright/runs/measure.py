@@ -12,17 +12,25 @@ from bitwright.report.text import ratio_interval
 from bitwright.runs.proof import time_engines
 from bitwright.runs.reopen import reopened
 from bitwright.runs.reporting import latency_section, load_report
-from deploy.environment import Environment, same_machine
+from deploy.environment import Environment, machine_differences, same_machine
+from deploy.latency import ComparisonResult
+from deploy.latency.comparison import Elsewhere
+
+MEASUREMENTS = "measurements"
 
 
 class MeasureSummary(BaseModel):
-    """One timing session of a run's engine and its float baseline."""
+    """One timing session of a run's engine and its float baseline. `machine` and `elsewhere`: where it was taken."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: str
+    file: str
     latency: Latency
+    noise: tuple[str, ...]
     same_machine: bool
+    machine: str
+    elsewhere: Elsewhere | None
 
     def lines(self) -> tuple[str, ...]:
         """The result in words."""
@@ -35,10 +43,14 @@ class MeasureSummary(BaseModel):
         speed = timed.speedup
         lines.append(f"speed-up {speed.ratio:.2f} [{ratio_interval(speed.low, speed.high)}]: {speed.verdict}")
         if timed.noisy:
-            lines.append("warning: the machine was busy; treat these figures as rough")
+            lines.append(f"warning: {'; '.join(self.noise)}; treat these figures as rough")
+        if self.elsewhere is not None:
+            lines.append(f"measured on {self.machine}, sessions: {self.elsewhere.sessions}")
+            differences = (f"{name} {value:.2g}" for name, value in self.elsewhere.output_differences.items())
+            lines.append(f"largest difference of the output there from the output here: {', '.join(differences)}")
         if not self.same_machine:
             lines.append("warning: this is not the machine that the run's report was measured on")
-        return tuple(lines)
+        return (*lines, f"samples: {self.file}")
 
 
 def measure(run: Path, *, threads: int, input_size: tuple[int, int], seconds: float) -> MeasureSummary:
@@ -46,9 +58,25 @@ def measure(run: Path, *, threads: int, input_size: tuple[int, int], seconds: fl
     with reopened(run) as job:
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed)
-    name = f"{'x'.join(map(str, x.shape))}-{threads}t.json"
-    write_text(run / "measurements" / name, timed.model_dump_json() + "\n")
-    before = Environment.model_validate(load_report(run).environment)
+    same_machine(Environment.model_validate(load_report(run).environment), timed.environment)
+    return keep(run, timed)
+
+
+def keep(run: Path, timed: ComparisonResult) -> MeasureSummary:
+    """Write a session into a run's `measurements/`; one from elsewhere carries the fingerprint of its machine."""
+    first = timed.measurements[0]
+    name = f"{'x'.join(map(str, first.input_shape))}-{first.threads}t"
+    if timed.elsewhere is not None:
+        name += f"-{timed.environment.fingerprint}"
+    file = run / MEASUREMENTS / f"{name}.json"
+    write_text(file, timed.model_dump_json() + "\n")
+    here, there = Environment.model_validate(load_report(run).environment), timed.environment
     return MeasureSummary(
-        run=str(run), latency=latency_section(timed), same_machine=same_machine(before, timed.environment)
+        run=str(run),
+        file=str(file),
+        latency=latency_section(timed),
+        noise=tuple(dict.fromkeys(noise.value for m in timed.measurements for noise in m.noise)),
+        same_machine=not machine_differences(here, there),
+        machine=f"{there.cpu_model}, {there.architecture}, {there.usable_cores} cores ({there.fingerprint})",
+        elsewhere=timed.elsewhere,
     )

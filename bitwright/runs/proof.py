@@ -19,6 +19,8 @@ from compress.compressed import CompressedModel
 from deploy.engine import Engine
 from deploy.engines import load_engine
 from deploy.latency import Candidate, ComparisonResult, LoadGate, measure
+from deploy.latency.statistics import needed_samples
+from deploy.remote import Protocol
 from deploy.verify import VerifyReport, compare, engine_predict
 from workloads.super_resolution.task import SRSample, SuperResolution
 from workloads.workload import Quality
@@ -118,10 +120,8 @@ def latency(job: Job) -> None:
 
 
 def time_engines(run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int) -> ComparisonResult:
-    """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each.
-
-    A short session also waits less for a quiet machine and takes shorter turns; from 5 s on the harness's own hold.
-    """
+    """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each."""
+    session = protocol(threads=threads, seconds=seconds, seed=seed)
     candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
     probe = run / "work" / "latency-input.npy"
     probe.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +129,32 @@ def time_engines(run: Path, x: NDArray[np.float32], *, threads: int, seconds: fl
     return measure(
         candidates,
         input_file=probe,
+        threads=session.threads,
+        min_seconds=session.min_seconds,
+        min_samples=session.min_samples,
+        max_seconds=session.max_seconds,
+        seed=session.seed,
+        percentiles=session.percentiles,
+        warm_up=session.warm_up,
+        gate=session.gate,
+        block_seconds=session.block_seconds,
+        timeout_seconds=session.timeout_seconds,
+    )
+
+
+def protocol(*, threads: int, seconds: float, seed: int) -> Protocol:
+    """How engines are timed, here and elsewhere: at least `seconds` each.
+
+    A short session also waits less for a quiet machine and takes shorter turns; from 5 s on the harness's own hold.
+    """
+    percentiles = (50.0, 90.0)
+    return Protocol(
         threads=threads,
-        min_seconds=seconds,
-        max_seconds=12 * seconds + 60,
         seed=seed,
-        percentiles=(50, 90),
+        min_seconds=seconds,
+        min_samples=max(map(needed_samples, percentiles)),
+        max_seconds=12 * seconds + 60,
+        percentiles=percentiles,
         gate=LoadGate(wait_seconds=min(20.0, 4 * seconds)),
         block_seconds=min(0.25, seconds / 20),
     )

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from bitwright.foundation.errors import UsageError
-from bitwright.foundation.optional import require
-from deploy.engine import CallTimes, Engine, EngineSpec, ExecutedCall, ExecutedNode, FloatPrecision, Runtime
+from deploy.engine import CallTimes, Engine, EngineSpec, ExecutedCall, ExecutedNode
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.onnxruntime_profile import PRECISIONS, activations, call_events
-from deploy.engines.runtime_packages import import_runtime
+from deploy.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 
 _RENAMED = re.compile(r"(_token_\d+|_nchwc|/duplicated)$")
 _INTEGER_OPS = re.compile(r"^(QLinear|QGemm|ConvInteger$|MatMulInteger|DynamicQuantizeMatMul$)")
@@ -27,51 +24,20 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, spec: EngineSpec, folder: Path, threads: int) -> None:
         super().__init__(spec, folder, threads)
-        if spec.float_precision is not FloatPrecision.FP32:
-            raise UsageError(
-                f"ONNX Runtime has no {spec.float_precision} kernels on the CPU; use fp32, or the openvino runtime"
-            )
         self._session = self._open()
-        self._input = self._session.get_inputs()[0].name
 
     @property
     def options(self) -> dict[str, str]:
         """The session options that decide speed, as they were set."""
-        options = {"intra_op_num_threads": str(self.threads), "graph_optimization_level": "all"}
-        if self.threads > 1:
-            # Spinning workers slow whatever else runs on a shared machine, and this runtime itself.
-            options["session.intra_op.allow_spinning"] = "0"
-        return options
+        return session_options(self.threads)
 
-    def _open(self, optimized: Path | None = None, events: Path | None = None) -> Any:
-        """A session; `optimized`: where it writes its graph to, `events`: its profiler's file less a suffix."""
-        runtime = import_runtime(Runtime.ONNXRUNTIME)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
-        for key, value in self.options.items():
-            if key.startswith("session."):
-                options.add_session_config_entry(key, value)
-        if optimized is not None:
-            options.optimized_model_filepath = str(optimized)
-        if events is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(events)
+    def _open(self, optimized: Path | None = None, events: Path | None = None) -> OnnxRuntimeSession:
         path = self.folder / self.spec.artefact
-        try:
-            return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _errors() as error:
-            raise UsageError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        return OnnxRuntimeSession(path, self.threads, self.spec.float_precision, optimized=optimized, events=events)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape."""
-        try:
-            output: np.ndarray = self._session.run(None, {self._input: x})[0]
-        except _errors() as error:
-            raise UsageError(f"ONNX Runtime cannot run {x.dtype} {list(x.shape)}: {_first_line(error)}") from error
-        return output
+        return self._session.run(x)
 
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The nodes of the graph that ONNX Runtime writes out after optimising under the options of this session."""
@@ -101,12 +67,9 @@ class OnnxRuntimeEngine(Engine):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimized.onnx"
             session = self._open(path, Path(folder) / "events")
-            try:
-                for _ in range(warm_up + runs * blocks):
-                    session.run(None, {self._input: x})
-            except _errors() as error:
-                raise UsageError(f"ONNX Runtime cannot run {x.dtype} {list(x.shape)}: {_first_line(error)}") from error
-            events = call_events(Path(session.end_profiling()), warm_up + runs * blocks)
+            for _ in range(warm_up + runs * blocks):
+                session.run(x)
+            events = call_events(session.end_profiling(), warm_up + runs * blocks)
             graph = onnx.load(path).graph
         nodes = {node.name: node for node in self._nodes(graph)}
         protos = {node.name or node.output[0]: node for node in graph.node}
@@ -121,16 +84,6 @@ class OnnxRuntimeEngine(Engine):
             calls=calls,
             blocks_ms=tuple(tuple(float(np.mean(events[c.name].ms[span])) for c in calls) for span in spans),
         )
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    state = require("onnxruntime.capi.onnxruntime_pybind11_state")
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    return (*(getattr(state, name) for name in names), state.RuntimeException, ValueError)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _tensor_types(graph: onnx.GraphProto) -> dict[str, int]:

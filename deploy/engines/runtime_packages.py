@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 
 from bitwright.foundation.optional import require
-from deploy.engine import Runtime
+from deploy.runtimes import Runtime
 
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 

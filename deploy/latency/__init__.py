@@ -1,11 +1,10 @@
 """Latency: engines timed side by side in processes of their own. `measure` gives a `ComparisonResult`."""
 
 from deploy.latency.comparison import ComparisonResult
-from deploy.latency.foreign_load import LoadGate
 from deploy.latency.harness import Candidate, measure
 from deploy.latency.measurement import Clock, LatencySummary, Measurement, Noise, Speedup
+from deploy.latency.policies import LoadGate, WarmUp
 from deploy.latency.statistics import Percentile, Verdict
-from deploy.latency.steadiness import WarmUp
 
 __all__ = [
     "Candidate",

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
-from deploy.environment import Environment
+from deploy.environment import Environment, Heat
 from deploy.latency.measurement import SCHEMA_VERSION, Clock, Measurement, Speedup
 from deploy.latency.statistics import paired_ratio
+
+
+class Elsewhere(BaseModel):
+    """How a comparison came here that a bundle measured on its own, mostly on another machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    bundle: str = Field(description="SHA-256 of the bundle's manifest")
+    sessions: int = Field(ge=1, description="more than one where it was cut short and went on")
+    output_differences: dict[str, float] = Field(
+        description="largest absolute difference of each engine's output there from its output where it was bundled"
+    )
 
 
 class ComparisonResult(BaseModel):
@@ -30,6 +42,9 @@ class ComparisonResult(BaseModel):
     foreign_cores_before: float
     foreign_cores_during: float
     clock_mhz_after: float | None
+    heat_before: Heat | None = Field(default=None, description="when the engines were warm, before the first round")
+    heat_after: Heat | None = None
+    elsewhere: Elsewhere | None = Field(default=None, description="None: measured by this very process")
     environment: Environment
 
     def measurement(self, name: str) -> Measurement:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import track
-from deploy.environment import Environment, clock_mhz
+from deploy.environment import Environment, Heat
 from deploy.latency.comparison import ComparisonResult
-from deploy.latency.foreign_load import CpuReading, LoadGate, wait_for_quiet
-from deploy.latency.measurement import Measurement, Noise, count_starved, is_starved
+from deploy.latency.foreign_load import CpuReading, wait_for_quiet
+from deploy.latency.measurement import Measurement, Noise, measurement_of, noise_of
+from deploy.latency.policies import LoadGate, WarmUp
 from deploy.latency.protocol import (
     DEFAULT_LOADER,
     InfoCommand,
@@ -29,16 +29,12 @@ from deploy.latency.protocol import (
     WarmUpCommand,
     WarmUpReply,
 )
-from deploy.latency.statistics import median, needed_samples
-from deploy.latency.steadiness import WarmUp
+from deploy.latency.rounds import SETTLE_RUNS, Samples, run_rounds
+from deploy.latency.statistics import needed_samples
 from deploy.latency.worker_process import WorkerProcess
 
 DEFAULT_WARM_UP = WarmUp()
 DEFAULT_GATE = LoadGate()
-_SETTLE_RUNS = 1
-_MIN_ROUNDS = 10
-_BLOCK_RUNS = (3, 1000)
-_NS_PER_MS = 1e6
 
 
 @dataclass(frozen=True)
@@ -53,31 +49,18 @@ class Candidate:
 
 @dataclass
 class _Subject:
-    """A candidate with its live worker and what it has given so far (nanoseconds)."""
+    """A candidate with its live worker and what it has given so far."""
 
     candidate: Candidate
     worker: WorkerProcess
     loaded: LoadReply
     first_ns: int
-    warm: WarmUpReply | None = None
-    block_runs: int = 1
-    wall_ns: list[int] = field(default_factory=list)
-    cpu_ns: list[int] = field(default_factory=list)
-    block_sizes: list[int] = field(default_factory=list)
-
-    def warm_up(self, policy: WarmUp, block_seconds: float, timeout_seconds: float) -> None:
-        self.warm = self.worker.ask(WarmUpCommand(policy=policy), WarmUpReply, timeout_seconds + policy.max_seconds)
-        later = self.warm.wall_ns[len(self.warm.wall_ns) // 2 :]
-        self.block_runs = int(np.clip(round(block_seconds * 1e9 / median(later)), *_BLOCK_RUNS))
+    warm: WarmUpReply
+    samples: Samples
 
     def run_block(self) -> None:
-        reply = self.worker.ask(RunCommand(count=self.block_runs, settle=_SETTLE_RUNS), RunReply)
-        self.wall_ns += reply.wall_ns
-        self.cpu_ns += reply.cpu_ns
-        self.block_sizes.append(len(reply.wall_ns))
-
-    def done(self, min_seconds: float, min_samples: int) -> bool:
-        return len(self.wall_ns) >= min_samples and sum(self.wall_ns) >= min_seconds * 1e9
+        reply = self.worker.ask(RunCommand(count=self.samples.block_runs, settle=SETTLE_RUNS), RunReply)
+        self.samples.add(reply.wall_ns, reply.cpu_ns)
 
 
 def measure(
@@ -113,7 +96,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="bitwright-latency-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         source, shape = _prepare_input(input_shape, input_file, seed, folder)
-        foreign_before, waited = wait_for_quiet(gate)
+        foreign_before, waited = wait_for_quiet(gate.max_foreign_cores, gate.wait_seconds, gate.window_seconds)
         subjects: list[_Subject] = []
         for index, candidate in enumerate(track(candidates, "loading and warming up engines")):
             worker = stack.enter_context(
@@ -125,20 +108,28 @@ def measure(
                     timeout_seconds=timeout_seconds,
                 )
             )
-            subject = _load(candidate, worker, source, threads)
-            subject.warm_up(warm_up, block_seconds, timeout_seconds)
+            subject = _load(candidate, worker, source, threads, warm_up, timeout_seconds)
+            subject.samples.size_blocks(subject.warm.wall_ns, block_seconds)
             subjects.append(subject)
         pids = [subject.worker.pid for subject in subjects]
+        heat_before = Heat.record()
         before = CpuReading.take(pids)
-        rounds = _rounds(subjects, seed, min_seconds, wanted, max_seconds)
-        total = _expected_rounds(subjects, min_seconds, wanted)
+        by_name = {subject.samples.name: subject for subject in subjects}
+        rounds = run_rounds(
+            [subject.samples for subject in subjects],
+            lambda arm: by_name[arm.name].run_block(),
+            seed=seed,
+            min_seconds=min_seconds,
+            min_samples=wanted,
+            max_seconds=max_seconds,
+        )
+        total = max(s.samples.expected_rounds(s.warm.wall_ns, min_seconds, wanted) for s in subjects)
         order = tuple(track(rounds, "measuring latency, interleaved", total))
         foreign_during = before.foreign_cores_until(CpuReading.take(pids))
-        noise = [Noise.FOREIGN_LOAD_BEFORE] if foreign_before > gate.max_foreign_cores else []
-        noise += [Noise.FOREIGN_LOAD_DURING] if foreign_during > gate.max_foreign_cores else []
+        heat_after = Heat.record()
+        noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, heat_before, heat_after)
         measurements = tuple(
-            _finish(subject, shape, threads, tuple(percentiles), tuple(noise), environment.fingerprint)
-            for subject in subjects
+            _finish(subject, shape, threads, tuple(percentiles), noise, environment.fingerprint) for subject in subjects
         )
         return ComparisonResult(
             measurements=measurements,
@@ -147,12 +138,14 @@ def measure(
             min_seconds=min_seconds,
             min_samples=wanted,
             max_seconds=max_seconds,
-            settle_runs=_SETTLE_RUNS,
-            target_reached=all(subject.done(min_seconds, wanted) for subject in subjects),
+            settle_runs=SETTLE_RUNS,
+            target_reached=all(subject.samples.done(min_seconds, wanted) for subject in subjects),
             waited_seconds=waited,
             foreign_cores_before=foreign_before,
             foreign_cores_during=foreign_during,
-            clock_mhz_after=clock_mhz(),
+            clock_mhz_after=heat_after.clock_mhz,
+            heat_before=heat_before,
+            heat_after=heat_after,
             environment=environment,
         )
 
@@ -199,40 +192,21 @@ def _prepare_input(
     return path, dimensions
 
 
-def _load(candidate: Candidate, worker: WorkerProcess, source: Path, threads: int) -> _Subject:
+def _load(
+    candidate: Candidate,
+    worker: WorkerProcess,
+    source: Path,
+    threads: int,
+    warm_up: WarmUp,
+    timeout_seconds: float,
+) -> _Subject:
     command = LoadCommand(
         loader=candidate.loader, folder=candidate.folder.resolve(), input_file=source, threads=threads
     )
     loaded = worker.ask(command, LoadReply)
     first = worker.ask(RunCommand(count=1), RunReply)
-    return _Subject(candidate, worker, loaded, first.wall_ns[0])
-
-
-def _rounds(
-    subjects: Sequence[_Subject], seed: int, min_seconds: float, min_samples: int, max_seconds: float
-) -> Iterator[tuple[str, ...]]:
-    """Run rounds until all subjects are done or the time is up; yields the order of each round."""
-    generator = np.random.default_rng(seed)
-    deadline = time.monotonic() + max_seconds
-    rounds = 0
-    while rounds < _MIN_ROUNDS or not all(subject.done(min_seconds, min_samples) for subject in subjects):
-        order = [subjects[index] for index in generator.permutation(len(subjects))]
-        for subject in order:
-            subject.run_block()
-        rounds += 1
-        yield tuple(subject.candidate.name for subject in order)
-        if time.monotonic() >= deadline:
-            return
-
-
-def _expected_rounds(subjects: Sequence[_Subject], min_seconds: float, min_samples: int) -> int:
-    """How many rounds it will take if the runs stay as long as at the end of the warm-up."""
-    rounds = [_MIN_ROUNDS]
-    for subject in subjects:
-        warm_ns = subject.warm.wall_ns if subject.warm is not None else (subject.first_ns,)
-        seconds = subject.block_runs * median(warm_ns[len(warm_ns) // 2 :]) / 1e9
-        rounds += [-(-min_samples // subject.block_runs), int(np.ceil(min_seconds / seconds))]
-    return max(rounds)
+    warm = worker.ask(WarmUpCommand(policy=warm_up), WarmUpReply, timeout_seconds + warm_up.max_seconds)
+    return _Subject(candidate, worker, loaded, first.wall_ns[0], warm, Samples(candidate.name))
 
 
 def _finish(
@@ -244,29 +218,22 @@ def _finish(
     fingerprint: str,
 ) -> Measurement:
     info = subject.worker.ask(InfoCommand(), InfoReply)
-    samples = tuple(ns / _NS_PER_MS for ns in subject.wall_ns)
-    cpu = tuple(ns / _NS_PER_MS for ns in subject.cpu_ns)
-    starved = count_starved(samples, cpu, threads)
-    return Measurement(
-        name=subject.candidate.name,
+    return measurement_of(
+        subject.samples,
         spec=info.spec,
         input_shape=shape,
         output_shape=info.output_shape,
         threads=threads,
         affinity=info.affinity,
         percentiles=percentiles,
-        samples_ms=samples,
-        cpu_ms=cpu,
-        block_sizes=tuple(subject.block_sizes),
-        warm_up_ms=tuple(ns / _NS_PER_MS for ns in subject.warm.wall_ns) if subject.warm is not None else (),
+        warm_ns=subject.warm.wall_ns,
+        steady=subject.warm.steady,
         build_ms=subject.candidate.build_ms,
         import_ms=subject.loaded.import_ms,
         load_ms=subject.loaded.load_ms,
-        first_ms=subject.first_ns / _NS_PER_MS,
+        first_ns=subject.first_ns,
         rss_before_load_bytes=subject.loaded.rss_before_bytes,
         peak_rss_bytes=info.peak_rss_bytes,
-        starved_samples=starved,
-        noise=(*noise, Noise.STARVED) if is_starved(starved, len(samples)) else noise,
-        steady=subject.warm is not None and subject.warm.steady,
+        noise=noise,
         environment_fingerprint=fingerprint,
     )

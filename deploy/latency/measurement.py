@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from itertools import accumulate, pairwise
 from typing import Literal, Self
@@ -9,11 +10,14 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deploy.engine import EngineSpec
+from deploy.environment import Heat
 from deploy.latency import statistics
+from deploy.latency.rounds import Samples
 from deploy.latency.statistics import PairedRatio, Percentile, Verdict
 
 SCHEMA_VERSION: Literal[1] = 1
 _STARVED_SHARE = 0.05
+_NS_PER_MS = 1e6
 
 
 class _Record(BaseModel):
@@ -25,6 +29,7 @@ class Noise(StrEnum):
 
     FOREIGN_LOAD_BEFORE = "others kept the machine busy when the measurement began"
     FOREIGN_LOAD_DURING = "others kept the machine busy during the measurement"
+    THROTTLED = "the machine held its clock back, by heat, power or a limit"
     STARVED = "more than 5 % of the samples got fewer cores than threads"
 
 
@@ -182,6 +187,18 @@ class Measurement(_Record):
         )
 
 
+def noise_of(
+    foreign_before: float, foreign_during: float, max_foreign_cores: float, heat_before: Heat, heat_after: Heat
+) -> tuple[Noise, ...]:
+    """What disturbed a whole session: more than `max_foreign_cores` busy with other work, or a clock held back."""
+    found = {
+        Noise.FOREIGN_LOAD_BEFORE: foreign_before > max_foreign_cores,
+        Noise.FOREIGN_LOAD_DURING: foreign_during > max_foreign_cores,
+        Noise.THROTTLED: heat_before.throttled_until(heat_after),
+    }
+    return tuple(noise for noise, seen in found.items() if seen)
+
+
 def count_starved(samples_ms: tuple[float, ...], cpu_ms: tuple[float, ...], threads: int) -> int:
     """Samples whose CPU time says that fewer cores were free than the engine has threads.
 
@@ -195,3 +212,52 @@ def count_starved(samples_ms: tuple[float, ...], cpu_ms: tuple[float, ...], thre
 def is_starved(starved_samples: int, n: int) -> bool:
     """Whether the share of starved samples is worth a warning."""
     return starved_samples > _STARVED_SHARE * n
+
+
+def measurement_of(
+    samples: Samples,
+    *,
+    spec: EngineSpec,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    threads: int,
+    affinity: tuple[int, ...] | None,
+    percentiles: tuple[float, ...],
+    warm_ns: Sequence[int],
+    steady: bool,
+    build_ms: float | None,
+    import_ms: float,
+    load_ms: float,
+    first_ns: int,
+    rss_before_load_bytes: int | None,
+    peak_rss_bytes: int | None,
+    noise: tuple[Noise, ...],
+    environment_fingerprint: str,
+) -> Measurement:
+    """The measurement that an engine's samples make; where they were starved of cores, that is added to `noise`."""
+    wall = tuple(ns / _NS_PER_MS for ns in samples.wall_ns)
+    cpu = tuple(ns / _NS_PER_MS for ns in samples.cpu_ns)
+    starved = count_starved(wall, cpu, threads)
+    return Measurement(
+        name=samples.name,
+        spec=spec,
+        input_shape=input_shape,
+        output_shape=output_shape,
+        threads=threads,
+        affinity=affinity,
+        percentiles=percentiles,
+        samples_ms=wall,
+        cpu_ms=cpu,
+        block_sizes=tuple(samples.block_sizes),
+        warm_up_ms=tuple(ns / _NS_PER_MS for ns in warm_ns),
+        build_ms=build_ms,
+        import_ms=import_ms,
+        load_ms=load_ms,
+        first_ms=first_ns / _NS_PER_MS,
+        rss_before_load_bytes=rss_before_load_bytes,
+        peak_rss_bytes=peak_rss_bytes,
+        starved_samples=starved,
+        noise=(*noise, Noise.STARVED) if is_starved(starved, len(wall)) else noise,
+        steady=steady,
+        environment_fingerprint=environment_fingerprint,
+    )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from deploy.engine import CallTimes, EngineSpec
-from deploy.latency.steadiness import WarmUp
+from deploy.latency.policies import WarmUp
 
 DEFAULT_LOADER = "deploy.engines:load_engine"
 

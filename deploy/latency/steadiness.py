@@ -6,25 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 _POINTS = 32
 _WIDTH = 5
 _FEWEST = 8
 _MAD_TO_SIGMA = 1.4826
-
-
-class WarmUp(BaseModel):
-    """Warm-up policy: at least `min_runs` and `min_seconds`, then until steady, at most `max_seconds`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_runs: int = Field(default=5, ge=1)
-    min_seconds: float = Field(default=0.5, ge=0)
-    max_seconds: float = Field(default=15.0, gt=0)
-    tolerance: float = Field(
-        default=0.01, ge=0, description="drift that always counts as steady, as a share of the median"
-    )
 
 
 def is_steady(samples: Sequence[float], tolerance: float = 0.01) -> bool:

@@ -8,18 +8,17 @@ An exception of the engine ends the process too, with its traceback on stderr.
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import os
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 
 from bitwright.foundation.errors import BitwrightError, UsageError, VerificationError
 from deploy.engine import Engine
+from deploy.latency.child_process import serve
+from deploy.latency.policies import WarmUp
 from deploy.latency.protocol import (
     COMMANDS,
     Command,
@@ -37,23 +36,7 @@ from deploy.latency.protocol import (
     WarmUpCommand,
     WarmUpReply,
 )
-from deploy.latency.steadiness import WarmUp, is_steady
-
-_GROWTH = 1.25
-
-
-def process_memory(field: str) -> int | None:
-    """Bytes of `VmHWM` (peak) or `VmRSS` (now) of this process; None outside Linux.
-
-    getrusage would not do: on Linux its peak is inherited from the parent across fork and exec.
-    """
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    for line in status.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
+from deploy.latency.timing import TimedNetwork, process_memory, usable_cores
 
 
 def load(command: LoadCommand) -> tuple[Engine, float, float]:
@@ -78,43 +61,22 @@ class Session:
     def __init__(self, engine: Engine, x: np.ndarray) -> None:
         self._engine = engine
         self._x = x
-        self._output_shape: tuple[int, ...] | None = None
+        self._timed = TimedNetwork(engine.run, x)
 
     def run(self, count: int, settle: int = 0) -> RunReply:
-        """Time each of `count` runs, the copy of the output included and its release excluded."""
-        for _ in range(settle):
-            self._engine.run(self._x)
-        wall: list[int] = []
-        cpu: list[int] = []
-        gc.disable()
-        try:
-            for _ in range(count):
-                cpu_start = time.process_time_ns()
-                start = time.perf_counter_ns()
-                output = self._engine.run(self._x)
-                end = time.perf_counter_ns()
-                cpu.append(time.process_time_ns() - cpu_start)
-                wall.append(end - start)
-                self._output_shape = output.shape
-                del output
-        finally:
-            gc.enable()
-        return RunReply(wall_ns=tuple(wall), cpu_ns=tuple(cpu))
+        """Time each of `count` runs; see `TimedNetwork.time`."""
+        runs = self._timed.time(count, settle)
+        return RunReply(wall_ns=runs.wall_ns, cpu_ns=runs.cpu_ns)
 
     def warm_up(self, policy: WarmUp) -> WarmUpReply:
-        """Run under `policy`; the check costs time, so it is made each time the samples have grown by a quarter."""
-        wall: list[int] = []
-        started = time.perf_counter()
-        next_check = policy.min_runs
-        while True:
-            wall += self.run(1).wall_ns
-            elapsed = time.perf_counter() - started
-            if len(wall) >= next_check and elapsed >= policy.min_seconds:
-                if is_steady(wall, policy.tolerance):
-                    return WarmUpReply(wall_ns=tuple(wall), steady=True)
-                next_check = max(len(wall) + 1, int(len(wall) * _GROWTH))
-            if elapsed >= policy.max_seconds and len(wall) >= policy.min_runs:
-                return WarmUpReply(wall_ns=tuple(wall), steady=False)
+        """Run until steady under `policy`."""
+        wall_ns, steady = self._timed.warm_up(
+            min_runs=policy.min_runs,
+            min_seconds=policy.min_seconds,
+            max_seconds=policy.max_seconds,
+            tolerance=policy.tolerance,
+        )
+        return WarmUpReply(wall_ns=wall_ns, steady=steady)
 
     def profile(self, command: ProfileCommand) -> ProfileReply:
         """Time each call of the network on the input."""
@@ -123,13 +85,13 @@ class Session:
 
     def info(self) -> InfoReply:
         """Facts about the engine and this process."""
-        if self._output_shape is None:
+        if self._timed.output_shape is None:
             raise VerificationError("the engine has not run yet, so its output shape is not known")
         return InfoReply(
             spec=self._engine.spec,
-            output_shape=self._output_shape,
+            output_shape=self._timed.output_shape,
             peak_rss_bytes=process_memory("VmHWM"),
-            affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
+            affinity=usable_cores(),
             python_threads=threading.active_count(),
         )
 
@@ -162,20 +124,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.affinity:
         os.sched_setaffinity(0, {int(core) for core in arguments.affinity.split(",")})
-    os.set_inheritable(arguments.reply_fd, False)
     session: Session | None = None
-    with os.fdopen(arguments.reply_fd, "w", encoding="utf-8") as replies:
-        for line in sys.stdin:
-            command = COMMANDS.validate_json(line)
-            reply: Reply
-            try:
-                reply, session = handle(command, session)
-            except BitwrightError as error:
-                reply = FailureReply(message=str(error), exit_code=error.exit_code)
-            replies.write(reply.model_dump_json() + "\n")
-            replies.flush()
-            if isinstance(command, ExitCommand):
-                return
+
+    def answer(line: str) -> tuple[str, bool]:
+        nonlocal session
+        command = COMMANDS.validate_json(line)
+        reply: Reply
+        try:
+            reply, session = handle(command, session)
+        except BitwrightError as error:
+            reply = FailureReply(message=str(error), exit_code=error.exit_code)
+        return reply.model_dump_json(), isinstance(command, ExitCommand)
+
+    serve(arguments.reply_fd, answer)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from deploy.engine import CallTimes, ExecutedCall
 from deploy.engines import read_spec
 from deploy.engines.exported_graph import ExportedGraph
 from deploy.kernels import kernels_of
-from deploy.latency.foreign_load import CpuReading, LoadGate
+from deploy.latency.foreign_load import CpuReading
+from deploy.latency.policies import LoadGate, WarmUp
 from deploy.latency.protocol import (
     InfoCommand,
     InfoReply,
@@ -28,7 +29,6 @@ from deploy.latency.protocol import (
     WarmUpReply,
 )
 from deploy.latency.statistics import median
-from deploy.latency.steadiness import WarmUp
 from deploy.latency.worker_process import WorkerProcess
 from hw_profiles.kernel import Kernel
 

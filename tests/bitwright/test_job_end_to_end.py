@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,13 @@ from bitwright.runs.built import build_audited
 from bitwright.runs.reopen import compressed_network, reopened
 from bitwright.runs.reporting import load_report
 from compress.plan import Plan
+from deploy.engines import read_spec
+from deploy.latency import ComparisonResult
 from deploy.verify import engine_predict
 from search.layer_sensitivity import restricted
 from tests.bitwright.job_helpers import DEVICE, QUICK, command, compress, read_json, some_photos, tiny_checkpoint
+from tests.deploy.bundle_helpers import start
+from tests.deploy.far_machine import HOSTILE, start_server
 from workloads.loading import load_checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -136,3 +141,63 @@ def test_a_layer_that_runs_in_float_fails_verification(copy: Path, capsys: Captu
     line = command(capsys, "verify", copy).refusal(4)
     assert f"1 of {len(model.plan.layers)} layers did not execute as planned" in line
     assert f"{layer}: planned int8, executed" in line
+
+
+def test_a_bundle_is_measured_by_hand_and_taken_back(copy: Path, capsys: Capture, tmp_path: Path) -> None:
+    name = f"{HOSTILE}.pyz"
+    written = command(capsys, "bundle", copy, "--out", tmp_path / name, "--seconds", "0.2", "--input-size", "32x40")
+    assert written.code == 0, written.err
+    assert start(sys.executable, tmp_path / name, tmp_path / "back").returncode == 0
+    taken = command(capsys, "import", tmp_path / "back", "--json")
+    assert taken.code == 0, taken.err
+    summary = json.loads(taken.out)
+    kept = ComparisonResult.model_validate_json(Path(summary["file"]).read_bytes())
+    assert Path(summary["file"]).parent == copy / "measurements"
+    assert Path(summary["file"]).name == f"1x3x32x40-1t-{kept.environment.fingerprint}.json"
+    assert kept.elsewhere is not None
+    assert summary["latency"]["engine"]["samples_ms"] == list(kept.measurement("engine").samples_ms)
+    assert kept.measurement("engine").spec == read_spec(copy / "engine")
+    assert kept.speedup("engine", "float").ratio == summary["latency"]["speedup"]["ratio"]
+
+
+def test_samples_are_refused_by_a_run_that_did_not_make_their_bundle(
+    copy: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    size = ("--seconds", "0.1", "--input-size", "32x32")
+    assert command(capsys, "bundle", copy, "--out", tmp_path / "x.pyz", *size).code == 0
+    assert start(sys.executable, tmp_path / "x.pyz", tmp_path / "back").returncode == 0
+    told = command(capsys, "import", tmp_path / "back", "--run", other).refusal()
+    assert "which was not made from" in told
+    assert not (other / "measurements").exists()
+    moved = copy.rename(tmp_path / "moved")
+    told = command(capsys, "import", tmp_path / "back").refusal()
+    assert "say where it is with --run" in told
+    assert command(capsys, "import", tmp_path / "back", "--run", moved).code == 0
+    assert len(list((moved / "measurements").iterdir())) == 1
+
+
+def test_a_run_is_measured_over_ssh(copy: Path, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    server = start_server(tmp_path / "server")
+    far = ("--on", server.address, "--ssh-config", server.config, "--python", sys.executable)
+    place = ("--remote-folder", tmp_path / "there", "--seconds", "0.2", "--input-size", "32x40")
+    try:
+        measured = command(capsys, "measure", copy, *far, *place)
+        assert measured.code == 0, measured.err
+        [file] = (copy / "measurements").iterdir()
+        kept = ComparisonResult.model_validate_json(file.read_bytes())
+        assert kept.environment.fingerprint in measured.out
+        assert f"measured on {kept.environment.cpu_model}" in measured.out
+        assert kept.elsewhere is not None
+        assert list((tmp_path / "there").iterdir()) == [], (
+            "nothing is left there that the next call would take for its own"
+        )
+        again = command(capsys, "measure", copy, *far, *place)
+        assert again.code == 0, again.err
+        assert ComparisonResult.model_validate_json(file.read_bytes()) != kept, "it was measured anew"
+    finally:
+        server.stop()
+    gone = command(capsys, "measure", copy, *far, *place)
+    assert "cannot be reached" in gone.refusal(5)
+    assert "give it" in command(capsys, "measure", copy, "--python", "python3").refusal()

@@ -6,10 +6,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bitwright.foundation import progress
-from deploy.environment import Environment, machine_differences, same_machine
+from deploy.environment import Environment, Heat, machine_differences, same_machine
 
 CPUINFO = """processor\t: 0
 model name\t: Imaginary 9000
@@ -129,3 +130,69 @@ def test_all_that_decides_speed_changes_the_fingerprint_and_is_named(change: dic
         assert not same_machine(environment, other)
     assert len(listener.notes) == 1
     assert next(iter(change)) in listener.notes[0]
+
+
+def test_core_counts_and_memory_are_those_that_psutil_reads() -> None:
+    environment = Environment.record()
+    assert environment.memory_bytes == psutil.virtual_memory().total
+    assert environment.physical_cores == psutil.cpu_count(logical=False)
+    assert environment.physical_cores is not None
+
+
+def test_a_record_without_core_kinds_keeps_its_fingerprint(machine: Path) -> None:
+    before = Environment.record(machine)
+    old = {name: value for name, value in before.model_dump().items() if name != "core_kinds"}
+    assert Environment.model_validate(old).fingerprint == before.fingerprint
+    mixed = before.model_copy(update={"core_kinds": {"0x41/0xd03": (0,), "0x41/0xd08": (1,)}})
+    assert mixed.fingerprint != before.fingerprint
+    assert [phrase.partition(":")[0] for phrase in machine_differences(before, mixed)] == ["core_kinds"]
+
+
+def test_big_and_little_cores_are_told_apart(machine: Path) -> None:
+    parts = ("0xd03", "0xd03", "0xd08")
+    blocks = [f"processor : {n}\nCPU implementer : 0x41\nCPU part : {part}\n" for n, part in enumerate(parts)]
+    (machine / "proc/cpuinfo").write_text("\n".join(blocks))
+    assert Environment.record(machine).core_kinds == {"0x41/0xd03": (0, 1), "0x41/0xd08": (2,)}
+    for name, cores in (("cpu_core", "0-3,8"), ("cpu_atom", "4-7")):
+        (machine / "sys/devices" / name).mkdir()
+        (machine / "sys/devices" / name / "cpus").write_text(cores + "\n")
+    assert Environment.record(machine).core_kinds == {"cpu_core": (0, 1, 2, 3, 8), "cpu_atom": (4, 5, 6, 7)}
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def test_heat_is_read_from_the_sensors_of_the_processor(machine: Path) -> None:
+    assert Heat.record(machine).temperature_c is None
+    assert Heat.record(machine).held_back is None
+    write(machine / "sys/class/hwmon/hwmon0/name", "nvme")
+    write(machine / "sys/class/hwmon/hwmon0/temp1_input", "80000")
+    assert Heat.record(machine).temperature_c == 80.0
+    write(machine / "sys/class/thermal/thermal_zone0/type", "cpu-thermal")
+    write(machine / "sys/class/thermal/thermal_zone0/temp", "61250")
+    assert Heat.record(machine).temperature_c == 61.25
+
+
+def test_a_machine_that_slows_itself_down_is_told(machine: Path) -> None:
+    cpu = machine / "sys/devices/system/cpu"
+    for core in ("cpu0", "cpu1"):
+        write(cpu / core / "thermal_throttle/core_throttle_count", "3")
+    write(machine / "sys/class/thermal/cooling_device0/type", "Processor")
+    write(machine / "sys/class/thermal/cooling_device0/cur_state", "0")
+    before = Heat.record(machine)
+    assert before.throttle_events == 6
+    assert before.held_back is False
+    assert not before.throttled_until(Heat.record(machine))
+    write(cpu / "cpu1/thermal_throttle/core_throttle_count", "4")
+    assert before.throttled_until(Heat.record(machine))
+    quiet = Heat.record(machine)
+    write(machine / "sys/devices/platform/soc/soc:firmware/get_throttled", "50000")
+    assert not quiet.throttled_until(Heat.record(machine)), "bits above 3 tell of the past"
+    write(machine / "sys/devices/platform/soc/soc:firmware/get_throttled", "50004")
+    assert quiet.throttled_until(Heat.record(machine))
+    write(cpu / "cpu0/cpufreq/cpuinfo_max_freq", "3000000")
+    write(cpu / "cpu0/cpufreq/scaling_max_freq", "2000000")
+    (machine / "sys/devices/platform/soc/soc:firmware/get_throttled").unlink()
+    assert Heat.record(machine).held_back is True

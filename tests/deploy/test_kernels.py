@@ -127,7 +127,7 @@ def test_profile_times_the_kernels_that_are_executed(runtime: Runtime, quantized
 def test_blocks_take_the_warm_up_out_of_the_counters_mean(float_file: Path, tmp_path: Path) -> None:
     engine = built(float_file, tmp_path, Runtime.OPENVINO)
     big = np.zeros((1, 3, 256, 256), dtype=np.float32)
-    compiled = engine._compile(big.shape, profiled=True)
+    compiled = engine._session.compile(big.shape, profiled=True)
     request = compiled.create_infer_request()
     started = time.perf_counter()
     means = list(block_means(request, big, warm_up=2, runs=5, blocks=3))

@@ -1,0 +1,121 @@
+"""Timing a finished run on another machine: as a bundle that is carried by hand, or over a connection."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitwright.foundation.errors import OutputError, UsageError
+from bitwright.foundation.files import write_bytes
+from bitwright.foundation.progress import note
+from bitwright.runs.built import ENGINE
+from bitwright.runs.folder import REQUEST
+from bitwright.runs.measure import MeasureSummary, keep
+from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, protocol
+from bitwright.runs.reopen import reopened
+from bitwright.runs.stages import FLOAT
+from deploy.latency import Candidate
+from deploy.remote import REMOTE_FOLDER, FarBundle, Manifest, Results, Transport, write_bundle
+
+BUNDLES = "bundles"
+"""Folder of a run with the manifests of its bundles, by their hash: only what was measured with one is taken back."""
+
+
+class BundleSummary(BaseModel):
+    """A bundle that was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    file: str
+    bytes: int
+    bundle: str
+    requirements: tuple[str, ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """What it is and what to do with it."""
+        name = Path(self.file).name
+        return (
+            f"{self.file}: {self.bytes} bytes, bundle {self.bundle[:16]}",
+            f"needs there: Python 3.11 or later, {', '.join(self.requirements)}",
+            f"copy it to the machine, run `python3 {name}` there, and bring back the folder that it names",
+            f"then: bitwright import {Path(name).stem}-results",
+        )
+
+
+def bundle(run: Path, out: Path, *, threads: int, input_size: tuple[int, int], seconds: float) -> BundleSummary:
+    """Write a run's engine and its baseline with an input of `input_size` (height, width) and a runner to `out`.
+
+    OutputError for a folder or a file that is no bundle in that place.
+    """
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; give the file to write as --out")
+    candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
+    with reopened(run) as job:
+        x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
+        session = protocol(threads=threads, seconds=seconds, seed=job.request.seed)
+        manifest = write_bundle(out, candidates, x, session, run=run)
+        write_bytes(run / BUNDLES / f"{manifest.digest}.json", manifest.to_bytes())
+    releases = {f"{arm.spec.runtime} {arm.spec.runtime_version.partition('-')[0]}" for arm in manifest.arms}
+    return BundleSummary(
+        run=str(run),
+        file=str(out),
+        bytes=out.stat().st_size,
+        bundle=manifest.digest,
+        requirements=("numpy", *sorted(releases)),
+    )
+
+
+def take_back(source: Path, run: Path | None = None) -> MeasureSummary:
+    """Take the samples in `source`, a file or the folder that a runner wrote, into the run they were made for.
+
+    `run`: where that run lies now, if not where it lay. UsageError for samples that are incomplete, not as their runner
+    wrote them, or of a bundle that the run does not know.
+    """
+    results = Results.read(source)
+    home = run or Path(results.head.run)
+    if not (home / REQUEST).is_file():
+        raise UsageError(f"{source} was measured for the run {home}, which is not there; say where it is with --run")
+    return keep(home, results.comparison(_manifest(home, results)))
+
+
+def _manifest(run: Path, results: Results) -> Manifest:
+    path = run / BUNDLES / f"{results.head.bundle}.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{results.path} was measured with the bundle {results.head.bundle[:16]}, which was not made from {run}"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{path} is damaged; make the bundle again and measure anew") from error
+
+
+def measure_on(
+    run: Path,
+    transport: Transport,
+    *,
+    threads: int,
+    input_size: tuple[int, int],
+    seconds: float,
+    python: str = "python3",
+    folder: str = REMOTE_FOLDER,
+) -> MeasureSummary:
+    """Time the run's engines on the machine behind `transport`; what an earlier call left there is gone on with.
+
+    `python` and `folder`: the interpreter and the working folder there. See `FarBundle.measure` for the errors.
+    """
+    with tempfile.TemporaryDirectory(prefix="bitwright-bundle-") as temporary:
+        file = Path(temporary) / "bundle.pyz"
+        made = bundle(run, file, threads=threads, input_size=input_size, seconds=seconds)
+        manifest = Manifest.model_validate_json((run / BUNDLES / f"{made.bundle}.json").read_bytes())
+        far = FarBundle(transport, file, manifest, python=python, folder=folder)
+        samples = Path(temporary) / "samples.jsonl"
+        far.measure(samples)
+        results = Results.read(samples)
+        summary = keep(run, results.comparison(manifest))
+        note(f"removing the bundle from {transport.name}")
+        far.remove()
+    return summary

@@ -1,0 +1,127 @@
+"""Writing a bundle: one file that Python runs, with engines, an input, the runner and a manifest with hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import bitwright
+import deploy
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.files import atomic_path
+from bitwright.foundation.progress import track
+from deploy.engines import load_engine, read_spec
+from deploy.latency import Candidate
+from deploy.remote.archive import MANIFEST
+from deploy.remote.manifest import Arm, Manifest, Protocol
+
+RUNNER_MODULES = (
+    "bitwright.foundation.errors",
+    "bitwright.foundation.files",
+    "bitwright.foundation.optional",
+    "bitwright.foundation.progress",
+    "deploy.engines.onnxruntime_session",
+    "deploy.engines.openvino_session",
+    "deploy.engines.runtime_packages",
+    "deploy.engines.sessions",
+    "deploy.heat",
+    "deploy.latency.child_process",
+    "deploy.latency.foreign_load",
+    "deploy.latency.processor_time",
+    "deploy.latency.rounds",
+    "deploy.latency.statistics",
+    "deploy.latency.steadiness",
+    "deploy.latency.timing",
+    "deploy.machine",
+    "deploy.remote.archive",
+    "deploy.remote.printed_progress",
+    "deploy.remote.runner",
+    "deploy.remote.runner_session",
+    "deploy.remote.runner_worker",
+    "deploy.remote.sample_log",
+    "deploy.runtimes",
+)
+"""The modules that travel; they import nothing but each other, Python and numpy (and a runtime when it is used)."""
+
+_ROOTS = {package.__name__: Path(next(iter(package.__path__))) for package in (bitwright, deploy)}
+_TIME = (1980, 1, 1, 0, 0, 0)
+# Read by whatever Python there is, so in words that old ones understand.
+_MAIN = b'''"""Times the engines of this bundle; the samples go to a folder beside it. See --help."""
+import sys
+
+if sys.version_info < (3, 11):
+    sys.stderr.write("error: this bundle needs Python 3.11 or later, and this is %s\\n" % sys.version.split()[0])
+    raise SystemExit(2)
+try:
+    import numpy
+except ImportError as error:
+    sys.stderr.write("error: numpy is not installed (%s); install it with: pip install numpy\\n" % error)
+    raise SystemExit(2)
+
+from deploy.remote.runner import main
+
+raise SystemExit(main())
+'''
+
+
+def write_bundle(
+    out: Path, candidates: Sequence[Candidate], x: np.ndarray, protocol: Protocol, *, run: Path
+) -> Manifest:
+    """Write the bundle of `candidates` on one input, [N, C, H, W] float32, to `out`.
+
+    The same engines, input and protocol make the same bundle. UsageError for an engine that cannot be loaded here: the
+    output that the other machine's is compared with is taken here.
+    """
+    if x.ndim != 4 or x.dtype != np.float32:
+        raise UsageError(f"the input of a bundle must be float32 [N, C, H, W], got {x.dtype} {x.shape}")
+    files = {"__main__.py": _MAIN, "input.npy": _npy(x), **_runner()}
+    arms = []
+    for index, candidate in enumerate(track(candidates, "bundling engines")):
+        spec = read_spec(candidate.folder)
+        arm = Arm(name=candidate.name, spec=spec, file=f"engines/{index}.onnx", output=f"outputs/{index}.npy")
+        # One thread, so that the output, and with it the bundle, is the same each time.
+        files[arm.output] = _npy(load_engine(candidate.folder, 1).run(x))
+        files[arm.file] = (candidate.folder / spec.artefact).read_bytes()
+        arms.append(arm)
+    n, c, h, w = x.shape
+    manifest = Manifest(
+        run=str(run.absolute()),
+        input="input.npy",
+        input_shape=(n, c, h, w),
+        arms=tuple(arms),
+        protocol=protocol,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+    )
+    _write(out, {**files, MANIFEST: manifest.to_bytes()})
+    return manifest
+
+
+def _runner() -> dict[str, bytes]:
+    """The source files of the runner, with empty files in place of what its packages import at home."""
+    found: dict[str, bytes] = {}
+    for module in RUNNER_MODULES:
+        root, *rest = module.split(".")
+        found["/".join([root, *rest]) + ".py"] = (_ROOTS[root].joinpath(*rest).with_suffix(".py")).read_bytes()
+        for depth in range(1, len(rest) + 1):
+            found["/".join([root, *rest][:depth]) + "/__init__.py"] = b""
+    return found
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> None:
+    with (
+        atomic_path(out) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
+    ):
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _TIME), files[name], zipfile.ZIP_DEFLATED)

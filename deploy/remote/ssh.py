@@ -1,0 +1,182 @@
+"""SSH through the system's OpenSSH client, so that its configuration, keys and agent are those that are used."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
+from deploy.remote.transport import Ended, Transport, printable
+
+_FAILED = 255
+_ERRORS_KEPT = 1 << 16
+_LOOK_SECONDS = 1.0
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9_.-]+)?")
+_SAFE = (
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    "NoHostAuthenticationForLocalhost=no",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "PermitLocalCommand=no",
+    "ServerAliveInterval=10",
+    "ServerAliveCountMax=3",
+)
+"""Options that no configuration file overrides: never ask, never accept an unknown host, notice a dead connection."""
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """`ssh://[user@]host[:port]`."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    @staticmethod
+    def parse(text: str) -> SshAddress:
+        """Read an address; UsageError for anything else, such as a password, a path or what ssh takes for an option."""
+        wanted = f"{printable(text)!r} is no address; give ssh://user@host or ssh://user@host:port"
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise UsageError(wanted) from error
+        if parts.password is not None:
+            raise UsageError("an address holds no password; give ssh://user@host, and a key to log in with")
+        host = parts.hostname or ""
+        odd = parts.scheme != "ssh" or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0
+        # urlsplit drops some control characters, which the address then does not show.
+        if odd or not text.isprintable() or not _HOST.fullmatch(host):
+            raise UsageError(wanted)
+        if parts.username is not None and not _USER.fullmatch(parts.username):
+            raise UsageError(wanted)
+        return SshAddress(host, parts.username, port)
+
+    def __str__(self) -> str:
+        user = "" if self.user is None else f"{self.user}@"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ssh://{user}{host}" + ("" if self.port is None else f":{self.port}")
+
+
+class SshTransport(Transport):
+    """A machine behind an SSH server. `config`: a configuration file in place of the user's (ssh -F)."""
+
+    def __init__(self, address: SshAddress, config: Path | None = None, connect_seconds: int = 15) -> None:
+        """MissingPackageError where no OpenSSH client is installed, UsageError where `config` is no file."""
+        client = shutil.which("ssh")
+        if client is None:
+            raise MissingPackageError("ssh is not installed; install the OpenSSH client (package openssh-client)")
+        if config is not None and not config.is_file():
+            raise UsageError(f"{config} is not a file; give a configuration file of ssh")
+        self._address = address
+        options = [*_SAFE, f"ConnectTimeout={connect_seconds}"]
+        self._command = [client, "-T", *(word for option in options for word in ("-o", option))]
+        self._command += [] if config is None else ["-F", str(config)]
+        self._command += [] if address.port is None else ["-p", str(address.port)]
+        self._command += [] if address.user is None else ["-l", address.user]
+        self._command += ["--", address.host]
+
+    @property
+    def name(self) -> str:
+        """The address."""
+        return str(self._address)
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        source: BinaryIO | None = None,
+        sink: Callable[[bytes], None],
+        silence_seconds: float,
+    ) -> Ended:
+        """See `Transport.run`. The server hands the command to the user's shell, so each argument is quoted for it."""
+        process = subprocess.Popen(
+            [*self._command, shlex.join(arguments)],
+            stdin=subprocess.DEVNULL if source is None else source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        errors = bytearray()
+        try:
+            self._pump(process, source, sink, errors, silence_seconds)
+            code = process.wait(silence_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise DeviceError(f"{self.name}: ssh did not end within {silence_seconds:g} s") from error
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        ended = Ended(code, errors.decode(errors="replace"))
+        if code == _FAILED:
+            raise DeviceError(f"{self.name}: {_explain(ended, self._address)}")
+        return ended
+
+    def _pump(
+        self,
+        process: subprocess.Popen[bytes],
+        source: BinaryIO | None,
+        sink: Callable[[bytes], None],
+        errors: bytearray,
+        silence_seconds: float,
+    ) -> None:
+        """Pass on what ssh prints until it has closed both streams; DeviceError where nothing moves for too long."""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        moved, sent = time.monotonic(), -1
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            selector.register(process.stderr, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select(_LOOK_SECONDS):
+                    received = os.read(key.fd, 1 << 16)
+                    moved = time.monotonic()
+                    if not received:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is process.stdout:
+                        sink(received)
+                    else:
+                        errors += received
+                        del errors[:-_ERRORS_KEPT]
+                # ssh reads from the same open file, so its position tells how much has left.
+                position = -1 if source is None else os.lseek(source.fileno(), 0, os.SEEK_CUR)
+                if position != sent:
+                    moved, sent = time.monotonic(), position
+                if time.monotonic() - moved > silence_seconds:
+                    raise DeviceError(
+                        f"{self.name}: nothing has moved for {silence_seconds:g} s; the connection was closed"
+                    )
+
+
+def _explain(ended: Ended, address: SshAddress) -> str:
+    """What ssh's own failure means and what to do; it prints its reason on stderr, last."""
+    text = ended.errors
+    by_hand = shlex.join(["ssh", *(["-p", str(address.port)] if address.port else []),
+                          f"{address.user}@{address.host}" if address.user else address.host])  # fmt: skip
+    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in text:
+        return (
+            "its host key is not the one that is known: the machine was installed anew, or another one answers in its "
+            "place; find out which, then remove the old key with ssh-keygen -R"
+        )
+    if "Host key verification failed" in text or "host key is known for" in text:
+        return f"its host key is not known here; connect once with `{by_hand}`, compare the key and accept it"
+    if "Permission denied (" in text:
+        return f"it refused the login ({ended.last_error}); make `{by_hand}` work without a password, with a key"
+    if re.search("connect to host|Could not resolve|timed out during banner|banner exchange", text):
+        return f"it cannot be reached ({ended.last_error})"
+    return f"the connection was lost, or what ran there was killed ({ended.last_error})"

@@ -1,0 +1,19 @@
+"""The runtimes that engines are built for, and what their float part executes in."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Runtime(StrEnum):
+    """The software that loads and runs an engine."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class FloatPrecision(StrEnum):
+    """What the part of a network that is not quantised executes in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"

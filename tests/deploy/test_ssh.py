@@ -1,0 +1,332 @@
+"""Measuring over a real SSH connection, and everything that goes wrong with one: each a clear line, nothing lost."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bitwright.foundation.errors import BitwrightError, DeviceError, UsageError
+from bitwright.foundation.progress import reporting_to
+from deploy.remote import FarBundle, Results, SshAddress, SshTransport
+from deploy.remote.sample_log import SAMPLES
+from tests.deploy.bundle_helpers import Bundle, make_bundle
+from tests.deploy.far_machine import HOSTILE, SshServer, await_rounds, bare_python, kill, runners, start_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    started = start_server(tmp_path_factory.mktemp("ssh"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle"), quantized_file, float_file)
+
+
+@pytest.fixture(scope="module")
+def long_bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One that takes seconds."""
+    folder = tmp_path_factory.mktemp("long")
+    return make_bundle(folder, quantized_file, float_file, seconds=1.0, min_samples=400)
+
+
+@pytest.fixture
+def transport(server: SshServer) -> SshTransport:
+    return SshTransport(SshAddress.parse(server.address), server.config)
+
+
+def far(transport: SshTransport, bundle: Bundle, folder: Path, python: str = sys.executable) -> FarBundle:
+    return FarBundle(transport, bundle.file, bundle.manifest, python=python, folder=str(folder))
+
+
+def samples_of(machine: FarBundle) -> Path:
+    return Path(machine.place, "results", SAMPLES)
+
+
+class Listener:
+    """What a user is shown."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: dict[str, int] = {}
+        self._names: list[str] = []
+
+    def start(self, description: str, total: int | None) -> int:
+        self._names.append(description)
+        self.steps[description] = 0
+        return len(self._names) - 1
+
+    def advance(self, handle: int, steps: int = 1) -> None:
+        self.steps[self._names[handle]] += steps
+
+    def stop(self, handle: int) -> None:
+        return None
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class Background(threading.Thread):
+    """A measurement that goes on while the test does something to it."""
+
+    def __init__(self, machine: FarBundle, target: Path) -> None:
+        super().__init__(daemon=True)
+        self._machine = machine
+        self._target = target
+        self.error: BitwrightError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._machine.measure(self._target)
+        except BitwrightError as error:
+            self.error = error
+
+    def ended_with(self) -> str:
+        self.join(120)
+        assert not self.is_alive()
+        assert isinstance(self.error, DeviceError), self.error
+        return str(self.error)
+
+
+def test_a_bundle_goes_there_is_measured_and_comes_back(
+    server: SshServer, transport: SshTransport, bundle: Bundle, tmp_path: Path
+) -> None:
+    python = bare_python(tmp_path / "venv", "onnxruntime")
+    machine = far(transport, bundle, tmp_path / "there", str(python))
+    listener = Listener()
+    with reporting_to(listener):
+        machine.measure(tmp_path / "samples.jsonl")
+    result = Results.read(tmp_path / "samples.jsonl").comparison(bundle.manifest)
+    assert "torch" not in result.environment.libraries
+    assert result.elsewhere is not None
+    assert result.elsewhere.sessions == 1
+    assert listener.steps["measuring latency, interleaved"] == len(result.order)
+    size = bundle.file.stat().st_size
+    assert f"sending {size} of {size} bytes to {server.address}" in listener.notes
+    assert Path(machine.place).stat().st_mode & 0o077 == 0, "what lies there is nobody else's business"
+    machine.remove()
+    assert not Path(machine.place).exists()
+
+
+def test_a_host_that_is_not_known_is_refused(server: SshServer, bundle: Bundle, tmp_path: Path) -> None:
+    config = server.other_config("unknown", UserKnownHostsFile="/dev/null", StrictHostKeyChecking="no")
+    machine = far(SshTransport(SshAddress.parse(server.address), config), bundle, tmp_path)
+    with pytest.raises(DeviceError, match="its host key is not known here; connect once with `ssh -p") as caught:
+        machine.measure(tmp_path / "samples")
+    assert caught.value.exit_code == 5
+    assert server.address in str(caught.value)
+
+
+def test_another_host_key_than_the_known_one_is_refused(server: SshServer, bundle: Bundle, tmp_path: Path) -> None:
+    other = " ".join(server.keygen("other_host").with_suffix(".pub").read_text().split()[:2])
+    (server.folder / "wrong_hosts").write_text(f"[127.0.0.1]:{server.port} {other}\n")
+    config = server.other_config(
+        "wrong", UserKnownHostsFile=str(server.folder / "wrong_hosts"), StrictHostKeyChecking="no"
+    )
+    machine = far(SshTransport(SshAddress.parse(server.address), config), bundle, tmp_path)
+    with pytest.raises(DeviceError, match="its host key is not the one that is known"):
+        machine.measure(tmp_path / "samples")
+    assert not Path(machine.place).exists()
+
+
+def test_a_refused_login_is_told(server: SshServer, bundle: Bundle, tmp_path: Path) -> None:
+    config = server.other_config("stranger", IdentityFile=str(server.keygen("stranger_key")))
+    machine = far(SshTransport(SshAddress.parse(server.address), config), bundle, tmp_path)
+    with pytest.raises(DeviceError, match=r"it refused the login \(.*Permission denied"):
+        machine.measure(tmp_path / "samples")
+
+
+def test_a_machine_that_is_not_there_is_told(server: SshServer, bundle: Bundle, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = SshAddress("127.0.0.1", server.user, free.getsockname()[1])
+    machine = far(SshTransport(address, server.config), bundle, tmp_path)
+    with pytest.raises(DeviceError, match=r"cannot be reached \(.*Connection refused"):
+        machine.measure(tmp_path / "samples")
+
+
+def test_a_machine_that_accepts_and_stays_silent_is_given_up(server: SshServer, bundle: Bundle, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = SshAddress("127.0.0.1", server.user, mute.getsockname()[1])
+        machine = far(SshTransport(address, server.config, connect_seconds=1), bundle, tmp_path)
+        with pytest.raises(DeviceError, match=r"cannot be reached|connection was lost"):
+            machine.measure(tmp_path / "samples")
+
+
+def test_a_command_that_hangs_is_given_up(transport: SshTransport) -> None:
+    with pytest.raises(DeviceError, match="nothing has moved for 1 s"):
+        transport.run([sys.executable, "-c", "import time; time.sleep(20)"], sink=lambda _: None, silence_seconds=1.0)
+
+
+def test_a_python_that_is_not_there_is_told(transport: SshTransport, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"/no/such/python cannot be run there .*name its Python with --python"):
+        far(transport, bundle, tmp_path, "/no/such/python").measure(tmp_path / "samples")
+
+
+def test_a_missing_runtime_is_told_with_the_machine_s_name(
+    server: SshServer, transport: SshTransport, bundle: Bundle, tmp_path: Path
+) -> None:
+    python = bare_python(tmp_path / "venv")
+    with pytest.raises(UsageError, match=r"onnxruntime is not installed .*pip install 'onnxruntime==") as caught:
+        far(transport, bundle, tmp_path, str(python)).measure(tmp_path / "samples")
+    assert str(caught.value).startswith(f"{server.address}: ")
+
+
+def test_a_full_disk_there_is_told_and_the_rest_is_sent_later(
+    transport: SshTransport, bundle: Bundle, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        machine = far(transport, bundle, disk)
+        with pytest.raises(DeviceError, match=r"copying the bundle failed: .*No space left on device"):
+            machine.measure(tmp_path / "samples")
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        machine.measure(tmp_path / "samples")
+        assert Results.read(tmp_path / "samples").comparison(bundle.manifest).target_reached
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_only_the_rest_of_a_bundle_is_sent_that_was_cut_off(
+    server: SshServer, transport: SshTransport, bundle: Bundle, tmp_path: Path
+) -> None:
+    machine = far(transport, bundle, tmp_path / "there")
+    content = bundle.file.read_bytes()
+    Path(machine.place).mkdir(parents=True)
+    Path(machine.place, "bundle.part").write_bytes(content[:1000])
+    listener = Listener()
+    with reporting_to(listener):
+        machine.measure(tmp_path / "samples")
+    assert f"sending {len(content) - 1000} of {len(content)} bytes to {server.address}" in listener.notes
+    assert Path(machine.place, "bundle.pyz").read_bytes() == content
+
+
+def test_a_damaged_bundle_there_is_replaced(transport: SshTransport, bundle: Bundle, tmp_path: Path) -> None:
+    machine = far(transport, bundle, tmp_path / "there")
+    content = bytearray(bundle.file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    Path(machine.place).mkdir(parents=True)
+    Path(machine.place, "bundle.pyz").write_bytes(content)
+    Path(machine.place, "bundle.part").write_bytes(content[: len(content) // 2 + 9])
+    machine.measure(tmp_path / "samples")
+    assert Path(machine.place, "bundle.pyz").read_bytes() == bundle.file.read_bytes()
+
+
+def test_a_runner_that_was_killed_there_goes_on_where_it_was(
+    transport: SshTransport, long_bundle: Bundle, tmp_path: Path
+) -> None:
+    machine = far(transport, long_bundle, tmp_path / "there")
+    first = Background(machine, tmp_path / "samples")
+    await_rounds(samples_of(machine), 3)
+    [runner] = runners(tmp_path)
+    kill(runner)
+    assert "the same command goes on with it" in first.ended_with()
+    before = samples_of(machine).read_bytes()
+    machine.measure(tmp_path / "samples")
+    assert (tmp_path / "samples").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
+    assert result.elsewhere is not None
+    assert result.elsewhere.sessions == 2
+
+
+def ssh_clients(server: SshServer) -> list[psutil.Process]:
+    """The ssh clients of this process that are connected to the server."""
+    children = psutil.Process().children()
+    return [child for child in children if child.name() == "ssh" and str(server.port) in child.cmdline()]
+
+
+def test_a_connection_that_drops_loses_nothing(
+    server: SshServer, transport: SshTransport, long_bundle: Bundle, tmp_path: Path
+) -> None:
+    machine = far(transport, long_bundle, tmp_path / "there")
+    first = Background(machine, tmp_path / "samples")
+    await_rounds(samples_of(machine), 3)
+    [client] = ssh_clients(server)
+    client.kill()
+    first.ended_with()
+    before = samples_of(machine).read_bytes()
+    [runner] = runners(tmp_path)
+    assert runner.is_running(), "the runner goes on without a connection"
+    machine.measure(tmp_path / "samples")
+    assert (tmp_path / "samples").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
+    assert result.elsewhere is not None
+    assert result.elsewhere.sessions == 1, "the second call has followed the runner of the first"
+    assert runners(tmp_path) == []
+
+
+def test_arguments_arrive_as_they_are_whatever_is_in_them(transport: SshTransport, tmp_path: Path) -> None:
+    words = [HOSTILE, "", "-n", "~", "$HOME", "a\\b", "!x", "{1,2}", "\t", str(tmp_path)]
+    received = io.BytesIO()
+    code = "import sys, json; sys.stdout.write(json.dumps(sys.argv[1:]))"
+    ended = transport.run(
+        [sys.executable, "-c", code, *words], sink=lambda b: received.write(b) and None, silence_seconds=60
+    )
+    assert ended.code == 0
+    assert json.loads(received.getvalue()) == words
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "-rf"])
+def test_hostile_names_there_are_names(
+    transport: SshTransport, bundle: Bundle, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    python = bare_python(tmp_path / f"venv {name}", "onnxruntime")
+    machine = far(transport, bundle, folder, str(python))
+    machine.measure(tmp_path / "samples")
+    assert Results.read(tmp_path / "samples").comparison(bundle.manifest).target_reached
+    machine.remove()
+    assert [path.name for path in folder.iterdir()] == []
+    home = Path.home()
+    assert not any((place / "pwned").exists() for place in (tmp_path, folder, home, Path.cwd()))
+    relative = replace(machine, folder="-rf")
+    assert relative.place.startswith("./-rf/")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("ssh://pi@board", SshAddress("board", "pi")),
+        ("ssh://board.local:2222/", SshAddress("board.local", None, 2222)),
+        ("ssh://me@[::1]:22", SshAddress("::1", "me", 22)),
+    ],
+)
+def test_addresses_are_read(text: str, address: SshAddress) -> None:
+    assert SshAddress.parse(text) == address
+    assert SshAddress.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "board", "http://board", "ssh://", "ssh://-oProxyCommand=x", "ssh://-l@board", "ssh://a b", "ssh://board:0",
+        "ssh://board:99999", "ssh://board/path", "ssh://u;x@board", "ssh://board\n", "ssh://bo\tard", "ssh://board?x",
+        "ssh://$(x)", "adb:SERIAL",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no address; give ssh://user@host"):
+        SshAddress.parse(text)
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="an address holds no password") as caught:
+        SshAddress.parse("ssh://me:secret@board")
+    assert "secret" not in str(caught.value)

@@ -59,6 +59,16 @@ def compress(
         typer.Option(help=_help("calibration_size"), show_default=_default("calibration_size"), rich_help_panel=TUNING),
     ] = None,
     sparsity: Annotated[str | None, typer.Option(help=_help("sparsity"), metavar="N:M", rich_help_panel=TUNING)] = None,
+    sparsity_method: Annotated[
+        str | None,
+        typer.Option(
+            help=_help("sparsity_method"),
+            metavar="NAME",
+            show_default=_default("sparsity_method"),
+            rich_help_panel=TUNING,
+        ),
+    ] = None,
+    sparsity_share: Annotated[float | None, typer.Option(help=_help("sparsity_share"), rich_help_panel=TUNING)] = None,
     placement: Annotated[str | None, typer.Option(help=_help("placement"), rich_help_panel=TUNING)] = None,
     range_method: Annotated[
         str | None,
@@ -126,6 +136,8 @@ def compress(
         "calibration_count": calibration_count,
         "calibration_size": calibration_size,
         "sparsity": sparsity,
+        "sparsity_method": sparsity_method,
+        "sparsity_share": sparsity_share,
         "placement": placement,
         "range_method": range_method,
         "equalize": equalize,

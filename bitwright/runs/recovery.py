@@ -18,11 +18,18 @@ FOLDER = "work/recovery"
 
 
 def settings_of(job: Job) -> RecoverySettings | None:
-    """What the request asks for, with the task's own defaults; None where it asks for no training."""
+    """What the request asks for, less what trains masks; None where it asks for no training."""
     request = job.request
     if request.recover is None and request.recover_minutes is None:
         return None
-    steps, minutes = request.recover, request.recover_minutes
+    steps = None if request.recover is None else request.recover - request.mask_steps
+    minutes = None if request.recover_minutes is None else (1 - request.mask_share) * request.recover_minutes
+    return settings_for(job, steps, minutes)
+
+
+def settings_for(job: Job, steps: int | None, minutes: float | None) -> RecoverySettings:
+    """A training of that length with the task's own defaults."""
+    request = job.request
     if isinstance(job.loaded.workload, Classification):
         return RecoverySettings(
             steps=steps, minutes=minutes, batch=64, output=OutputLoss.KL, feature_weight=0.0, seed=request.seed

@@ -124,11 +124,16 @@ class DiagnosticsLog:
     """
 
     def __init__(self, training: SparseTraining, every: int = 10, horizon: int = 100) -> None:
-        self.training, self.every, self.decay = training, every, max(0.0, 1.0 - every / horizon)
+        self.training, self.horizon = training, horizon
+        self.sample(every)
         self.rows: list[Row] = []
         self.first: dict[str, Tensor] = {}
         """The first mask of each layer."""
         self._before: dict[str, Tensor] = {}
+
+    def sample(self, every: int) -> None:
+        """Take figures every `every` steps from now on."""
+        self.every, self.decay = every, max(0.0, 1.0 - every / self.horizon)
 
     def watch(self, step: int) -> None:
         """Remember the first masks, and where figures are due the weights ahead of the optimiser's step."""

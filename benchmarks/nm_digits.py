@@ -89,9 +89,10 @@ def train(arm: Arm) -> dict[str, Any]:
             ratios.append(_noise(model, training, images[chosen], labels[chosen]))
         optimizer.zero_grad()
         torch.autograd.backward(nn.functional.cross_entropy(model(images[chosen]), labels[chosen]))
-        log.record(step, optimizer)
         training.after_backward()
+        log.watch(step)
         optimizer.step()
+        log.record(step, optimizer)
         training.after_step(optimizer)
     masks = training.finish()
     with torch.no_grad():
@@ -109,6 +110,8 @@ def train(arm: Arm) -> dict[str, Any]:
         "kept": _mean([float(mask.double().mean()) for mask in masks.values()]),
         "g_var": _mean([values.g_var for values in late]),
         "v_var": _mean([values.v_var for values in late]),
+        "update_pruned": _mean([values.update_pruned for values in late]),
+        "reentry_rate": _mean([values.reentry_rate for values in late]),
         "nsr": _mean(ratios),
         "flops_algorithmic": flops.algorithmic,
         "flops_realisable": flops.realisable,

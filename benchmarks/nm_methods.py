@@ -72,11 +72,11 @@ def table_of(results: list[dict[str, Any]]) -> str:
                     f"{statistics.mean(r['flops_realisable'] for r in steps) / 1e9:.2f}",
                     _spread([100 * r["accuracy"] for r in flops], 2),
                     f"{statistics.mean(r['steps'] for r in flops):.0f}" if flops else "n/a",
-                    *(_geometric([r[key] for r in steps]) for key in ("g_var", "v_var", "nsr")),
+                    *(_geometric([r[key] for r in steps]) for key in ("g_var", "v_var", "update_pruned", "nsr")),
                 ]
             )  # fmt: skip
         titles = ("method", "accuracy %, equal steps", "NLL", "GFLOPs", "realisable", "accuracy %, equal FLOPs",
-                  "steps", "g_var", "v_var", "nsr")  # fmt: skip
+                  "steps", "g_var", "v_var", "update RMS, pruned", "nsr")  # fmt: skip
         parts.append(f"### {pattern}\n\n" + markdown_table(titles, rows))
     return "\n\n".join(parts)
 

@@ -60,6 +60,16 @@ def compress(
     ] = None,
     sparsity: Annotated[str | None, typer.Option(help=_help("sparsity"), metavar="N:M", rich_help_panel=TUNING)] = None,
     narrow: Annotated[float | None, typer.Option(help=_help("narrow"), metavar="DROP", rich_help_panel=TUNING)] = None,
+    sparsity_method: Annotated[
+        str | None,
+        typer.Option(
+            help=_help("sparsity_method"),
+            metavar="NAME",
+            show_default=_default("sparsity_method"),
+            rich_help_panel=TUNING,
+        ),
+    ] = None,
+    sparsity_share: Annotated[float | None, typer.Option(help=_help("sparsity_share"), rich_help_panel=TUNING)] = None,
     placement: Annotated[str | None, typer.Option(help=_help("placement"), rich_help_panel=TUNING)] = None,
     range_method: Annotated[
         str | None,
@@ -128,6 +138,8 @@ def compress(
         "calibration_size": calibration_size,
         "sparsity": sparsity,
         "narrow": narrow,
+        "sparsity_method": sparsity_method,
+        "sparsity_share": sparsity_share,
         "placement": placement,
         "range_method": range_method,
         "equalize": equalize,

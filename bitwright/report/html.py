@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from bitwright.foundation.files import write_text
 from bitwright.report import text, verdict, views
+from bitwright.report.mask_chart import training_charts
 from bitwright.report.pictures import compare
 from bitwright.report.schema import Report
 
@@ -38,6 +39,7 @@ def build_html(report: Report, run_folder: Path) -> str:
             comparisons=[compare(picture, run_folder) for picture in report.pictures],
             latency_charts=views.latency_charts(report.latency) if report.latency else (),
             plan_chart=views.plan_chart(report),
+            mask_charts=training_charts(report.sparsity.training) if report.sparsity else (),
             images=shown,
             images_folded=folded,
             layers=views.layer_rows(report),

@@ -144,6 +144,21 @@ class Layer(Part):
     kernel: str | None = Field(default=None, description="the runtime's own name of the kernel")
 
 
+class MaskTrainingResult(Part):
+    """How masks were trained in float, ahead of 8 bits. Scores are of hard-masked networks on held-out samples."""
+
+    method: str
+    steps: NonNegativeInt
+    best_step: NonNegativeInt = Field(description="step of the weights that were kept; 0: one-shot pruning was best")
+    seconds: Annotated[float, Field(ge=0)]
+    before: float = Field(description="score of one-shot pruning: dB, or minus the KL divergence of a classifier")
+    after: float = Field(description="score of what was kept")
+    at_steps: tuple[NonNegativeInt, ...] = Field(default=(), description="steps that `curves` were taken at")
+    curves: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, description="figures of the training, means over pruned layers; no measure of quality"
+    )
+
+
 class SparsityResult(Part):
     """N:M weights: what was planned, what the final file holds, and whether the runtime gains time from it."""
 
@@ -159,6 +174,7 @@ class SparsityResult(Part):
     deflated_bytes: NonNegativeInt = Field(description="the same, deflated")
     packed_bytes: NonNegativeInt = Field(description="packed safetensors file of the compressed network")
     unpacked_bytes: NonNegativeInt = Field(description="safetensors file of the compressed network")
+    training: MaskTrainingResult | None = Field(default=None, description="null: the masks were taken once")
 
 
 class NarrowedResult(Part):

@@ -14,7 +14,7 @@ from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.reporting import load_report, report
 from bitwright.runs.request import CompressRequest
-from compress.training.processes import NOTHING, give_order
+from compress.training.processes import MASKS, NOTHING, give_order
 from deploy.audit import Audit
 from deploy.verify import TOLERANCES
 
@@ -41,6 +41,8 @@ def compress(request: CompressRequest, *, resume: bool = False, overwrite: bool 
     """
     torch.manual_seed(request.seed)
     with RunFolder.open(request, resume=resume, overwrite=overwrite) as run:
+        if run.stage_done("sparse"):
+            give_order(NOTHING, MASKS)
         if run.stage_done("recovered"):
             give_order(NOTHING)
         if run.stage_done("report"):

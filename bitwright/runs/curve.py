@@ -24,7 +24,7 @@ from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.curve_timing import latency_of, sessions, time_points
 from bitwright.runs.folder import LAST_STAGE, RunFolder
 from bitwright.runs.job import Job
-from compress.training.processes import NOTHING, give_order
+from compress.training.processes import MASKS, NOTHING, give_order
 from hw_profiles.latency_table import LatencyTable
 
 CURVE = "curve.json"
@@ -49,6 +49,7 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
     """
     torch.manual_seed(request.seed)
     with RunFolder.open(request, resume=resume, overwrite=overwrite) as run:
+        give_order(NOTHING, MASKS)
         if run.stage_done("recovered"):
             give_order(NOTHING)
         job = Job.open(request.job_request(), run)

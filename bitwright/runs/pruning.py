@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 from torch import fx
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from bitwright.runs.job import DENSE, Job
+from bitwright.runs.mask_training import DIAGNOSTICS, FOLDER, keep_result, mask_settings, save_patterns, train
 from bitwright.runs.request import AUTO
 from bitwright.runs.sparsity import SPARSE
 from bitwright.runs.stages import balanced_graph
@@ -17,6 +20,7 @@ from compress.sparsity.eligibility import reduction_length
 from compress.sparsity.one_shot import ScoreKind, pruned, sparse_weights
 from compress.sparsity.permutation import permute
 from compress.sparsity.sensitivity import pruning_losses
+from compress.training.processes import MASKS, NOTHING, give_order
 from hw_profiles import DType, Op
 from hw_profiles.sparsity_support import work_left
 
@@ -33,9 +37,11 @@ KEPT = 0.5
 def sparse(job: Job) -> None:
     """Balance and permute channels, then keep N of every M weights by magnitude times input norm.
 
-    Balancing comes first, because scales of input channels change the order of magnitudes within a group. Nothing is
-    trained here: reconstruction and recovery train under the mask.
+    Balancing comes first, because scales of input channels change the order of magnitudes within a group. Masks are
+    trained here where the request gives them a share of the training; reconstruction and recovery train under them.
     """
+    if mask_settings(job) is None:
+        give_order(NOTHING, MASKS)
     if job.request.sparsity is None:
         job.run.finish_stage("sparse", [], {"skipped": "not asked for"})
         return
@@ -53,16 +59,32 @@ def sparse(job: Job) -> None:
     if job.request.sparsity == AUTO:
         patterns = _assigned(job, moved.graph, patterns)
     result = pruned(moved.graph, job.table, patterns, job.calibration, ScoreKind.INPUT_NORM)
-    save_graph(result, job.run.path / SPARSE)
     drop = job.evaluate(job.original) - job.evaluate(result)
+    values = dict(values)
+    if mask_settings(job) is not None:
+        values["untrained_drop"] = drop
+        result, drop = _trained(job, patterns)
+    save_graph(result, job.run.path / SPARSE)
     count = sum(pattern is not None for pattern in patterns.values())
     note(
-        f"{job.request.sparsity} in {count} of {len(patterns)} layers, not yet trained: "
+        f"{job.request.sparsity} in {count} of {len(patterns)} layers, "
+        f"{'by ' + job.request.sparsity_method if mask_settings(job) else 'not yet trained'}: "
         f"drop {drop:.3f} {job.loaded.workload.unit} on held-out samples"
     )
     told = {name: None if pattern is None else str(pattern) for name, pattern in patterns.items()}
     facts = {"drop": drop, "skipped": None, "patterns": told, "permuted": moved.moved, "efficacy": moved.efficacy}
-    job.run.finish_stage("sparse", [DENSE, SPARSE], {**values, **facts})
+    files = [DENSE, SPARSE, DIAGNOSTICS] if mask_settings(job) is not None else [DENSE, SPARSE]
+    job.run.finish_stage("sparse", files, {**values, **facts})
+    shutil.rmtree(job.run.path / FOLDER, ignore_errors=True)
+
+
+def _trained(job: Job, patterns: dict[str, Sparsity | None]) -> tuple[fx.GraphModule, float]:
+    """The network with trained masks, and its drop; other processes are told to join in."""
+    save_patterns(job, patterns)
+    give_order(str(job.run.path.resolve()), MASKS)
+    result = train(job)
+    keep_result(job, result)
+    return result.graph, job.evaluate(job.original) - job.evaluate(result.graph)
 
 
 def _assigned(job: Job, graph: fx.GraphModule, prunable: dict[str, Sparsity | None]) -> dict[str, Sparsity | None]:

@@ -7,7 +7,6 @@ import shutil
 from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
-from compress.plan import Plan
 from compress.recovery.recover import Recovered, recover
 from compress.recovery.scores import logit_agreement
 from compress.recovery.settings import RecoverySettings
@@ -18,17 +17,23 @@ RECOVERED = "work/recovered.safetensors"
 FOLDER = "work/recovery"
 
 
-def asked_for(job: Job) -> bool:
-    """Whether the request asks for training."""
-    return job.request.recover is not None or job.request.recover_minutes is not None
-
-
-def settings_of(job: Job, plan: Plan) -> RecoverySettings:
-    """How long the request says, with the task's own defaults."""
+def settings_of(job: Job) -> RecoverySettings | None:
+    """What the request asks for, less what trains masks; None where it asks for no training."""
     request = job.request
-    steps, minutes = request.recover, request.recover_minutes
+    if request.recover is None and request.recover_minutes is None:
+        return None
+    steps = None if request.recover is None else request.recover - request.mask_steps
+    minutes = None if request.recover_minutes is None else (1 - request.mask_share) * request.recover_minutes
+    return settings_for(job, steps, minutes)
+
+
+def settings_for(job: Job, steps: int | None, minutes: float | None) -> RecoverySettings:
+    """A training of that length with the task's own defaults."""
+    request = job.request
     if isinstance(job.loaded.workload, Classification):
-        bits = min((layer.weight.bits for layer in plan.layers.values() if layer.weight is not None), default=8)
+        bits = min(
+            (layer.weight.bits for layer in job.first_plan().layers.values() if layer.weight is not None), default=8
+        )
         return RecoverySettings.for_classifier(bits, steps=steps, minutes=minutes, seed=request.seed)
     # Inner tensors of a narrower network have no counterpart.
     # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of
@@ -42,14 +47,16 @@ def settings_of(job: Job, plan: Plan) -> RecoverySettings:
 def train(job: Job) -> Recovered:
     """Train the model of the stage before against the dense, balanced float network, in all processes together."""
     model = CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph)
-    settings, workload = settings_of(job, model.plan), job.loaded.workload
+    settings, workload = settings_of(job), job.loaded.workload
+    assert settings is not None
+    teacher = job.given if job.narrower else job.teacher
     classifies = isinstance(workload, Classification)
     return recover(
         model,
-        job.given if job.narrower else job.teacher,
+        teacher,
         workload.training(job.request.data, settings.patch, job.request.seed),
         settings,
-        score=logit_agreement(job.teacher, job.held_out) if classifies else job.evaluate,
+        score=logit_agreement(teacher, job.held_out) if classifies else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
         real=job.balanced,
@@ -59,7 +66,7 @@ def train(job: Job) -> Recovered:
 def recovered(job: Job) -> None:
     """The stage: training, of which nothing is kept that is not better; other processes are told to join in."""
     before = job.run.values("reconstructed")
-    if not asked_for(job):
+    if settings_of(job) is None:
         give_order(NOTHING)
         values = {"drop": before["drop"], "model": before["model"], "skipped": "not asked for"}
         job.run.finish_stage("recovered", [], values)

@@ -32,6 +32,7 @@ from bitwright.report.schema import (
 from bitwright.runs.built import ENGINE, ONNX, PLAN
 from bitwright.runs.inputs import folder_hash
 from bitwright.runs.job import NARROWED, Job
+from bitwright.runs.mask_training import mask_result
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality
 from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
@@ -116,7 +117,8 @@ def sparsity_section(job: Job) -> SparsityResult | None:
     """What the stage `engine` found of the zeros; None where no sparsity was asked for."""
     if job.request.sparsity is None:
         return None
-    return SparsityResult.model_validate(job.run.values("engine")["sparsity"])
+    found = SparsityResult.model_validate(job.run.values("engine")["sparsity"])
+    return found.model_copy(update={"training": mask_result(job)})
 
 
 def _quality(job: Job) -> Quality:

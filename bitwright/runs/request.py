@@ -22,6 +22,12 @@ from bitwright.runs.complaints import complaint
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 PlacementName = Literal["inputs", "inputs_outputs", "everything"]
+SparsityMethod = Literal[
+    "one_shot", "ste", "ste_frozen", "sr_ste", "sr_ste_frozen", "mdgf_linear", "mdgf_exponential", "mdgf_linear_ste",
+    "mdgf_exponential_ste", "sdgf_stepwise", "sdgf_geometric", "sdgf_stepwise_hard", "sdgf_geometric_hard",
+    "sr_mdgf_exponential", "sr_sdgf_stepwise",
+]  # fmt: skip
+"""Methods of `compress.sparsity` that end in a mask; spelled out, because a help text must not wait for torch."""
 Side = Annotated[int, Field(ge=1, le=16384)]
 
 AUTO = "auto"
@@ -78,6 +84,33 @@ class CompressRequest(BaseModel):
         description="Remove channels that only fill the device's kernels up, such as 2 of 50, for at most this drop "
         "before training; without it, none.",
     )
+    sparsity_method: SparsityMethod = Field(
+        default="one_shot",
+        description="How masks are trained: one_shot takes them once; the others need --recover or --recover-minutes.",
+    )
+    sparsity_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of the recovery training that goes into masks, in float, before 8 bits; without it, half "
+        "of it, and nothing for one_shot.",
+    )
+    sparsity_dense: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Share of the mask training ahead of the first mask."
+    )
+    sparsity_fine_tune: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.15, description="Share of the mask training under the final, fixed mask."
+    )
+    sparsity_restrict: Literal["grad", "update"] = Field(
+        default="grad", description="What decay methods restrict: gradients, or the optimiser's steps."
+    )
+    sparsity_period: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1, description="Steps between refreshes of moving masks."
+    )
+    sparsity_freeze_v: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        default=None, description="Step from which Adam's second moment stands, or auto: once its norm has settled."
+    )
+    sparsity_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1e-4, description="Learning rate of the mask training."
+    )
     placement: PlacementName | None = Field(
         default=None, description="Which tensors are quantised; without it, what the runtime needs to be fast."
     )
@@ -129,6 +162,39 @@ class CompressRequest(BaseModel):
         if self.narrow is not None and self.sparsity is not None:
             raise UsageError("--narrow removes channels and --sparsity weights; give one of them")
         return self
+
+    @model_validator(mode="after")
+    def _masks_have_a_training(self) -> Self:
+        changed = [
+            option_name(name)
+            for name, field in CompressRequest.model_fields.items()
+            if name.startswith("sparsity_") and getattr(self, name) != field.default
+        ]
+        if changed and self.sparsity is None:
+            raise UsageError(f"{changed[0]} is about pruned weights; give --sparsity too, such as --sparsity 2:4")
+        if changed and self.recover is None and self.recover_minutes is None:
+            raise UsageError(f"{changed[0]} is about training masks; give it --recover STEPS or --recover-minutes")
+        if self.sparsity_dense + self.sparsity_fine_tune >= 1:
+            raise UsageError("--sparsity-dense and --sparsity-fine-tune leave no step to prune in; both are shares")
+        if self.mask_share and self.recover is not None and self.recover < 2:
+            raise UsageError("--recover must be at least 2: masks and 8 bits are trained one after the other")
+        return self
+
+    @property
+    def mask_share(self) -> float:
+        """Share of the recovery training that trains masks."""
+        if self.sparsity is None or (self.recover is None and self.recover_minutes is None):
+            return 0.0
+        if self.sparsity_share is not None:
+            return self.sparsity_share
+        return 0.0 if self.sparsity_method == "one_shot" else 0.5
+
+    @property
+    def mask_steps(self) -> int:
+        """Steps of the recovery training that train masks; 0 where it is given as a time."""
+        if self.recover is None or not self.mask_share:
+            return 0
+        return min(self.recover - 1, max(1, round(self.mask_share * self.recover)))
 
     @field_validator("sparsity")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ Values = dict[str, Tensor]
 
 @dataclass
 class Position:
-    """Where a training is. `total` is 0 until a time budget has become a number of steps; `history`: see `Entry`."""
+    """Where a training is. `total` is 0 until a time budget has become a number of steps; `history`: see `Entry`.
+
+    `masks`: what moving masks need to go on, as JSON.
+    """
 
     fingerprint: str
     step: int = 0
@@ -26,6 +30,7 @@ class Position:
     best: float = 0.0
     best_step: int = 0
     history: list[tuple[int, float, float | None]] = field(default_factory=list)
+    masks: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: Path, position: Position, groups: dict[str, Values]) -> None:

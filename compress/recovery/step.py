@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from compress.recovery.checkpoint import Values
 from compress.recovery.losses import RecoveryLoss
+from compress.recovery.moving_masks import MovingMasks
 from compress.recovery.schedule import rate_share
 from compress.recovery.settings import Arithmetic, RecoverySettings
 from compress.training.processes import Processes
@@ -32,21 +33,15 @@ class Step:
 
     def __init__(self, networks: Networks, loss: RecoveryLoss, settings: RecoverySettings,
                  free: dict[str, nn.Parameter], average: Values, past: Values,
-                 processes: Processes) -> None:  # fmt: skip
+                 processes: Processes, masks: MovingMasks | None = None) -> None:  # fmt: skip
         self.networks, self.loss, self.settings, self.processes = networks, loss, settings, processes
+        self.masks = masks
         device = self.device = processes.device
         self.free, self.average, self.past = free, average, past
-        by_rate: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in free.items():
-            by_rate.setdefault(_rate(settings, name), []).append(parameter)
-        self.rates = list(by_rate)
-        cuda = device.type == "cuda"
-        groups = [
-            {"params": members, "lr": torch.tensor(rate, device=device) if cuda else rate}
-            for rate, members in by_rate.items()
-        ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True, capturable=cuda)
-        self.run = stepped("recovery", self.compute, self.optimizer, replayed=replays(processes, True))
+        self.optimizer, self.rates = self._optimizer()
+        # Masks are refreshed on the host, which a captured step would not do again.
+        replayed = masks is None and replays(processes, True)
+        self.run = stepped("recovery", self.compute, self.optimizer, replayed=replayed)
         self.pull = torch.zeros((), device=device)
         self.progress = torch.zeros((), device=device)
 
@@ -61,7 +56,24 @@ class Step:
                 group["lr"] = rate * share
         self.pull.fill_(1 - min(settings.ema, (1 + number) / (10 + number)))
         self.progress.fill_(number / total)
+        if self.masks is not None:
+            self.masks.begin(number, total, self.optimizer)
         return self.run(images, targets)
+
+    def _optimizer(self) -> tuple[torch.optim.Optimizer, list[float]]:
+        """The optimiser and the rate of each of its groups."""
+        if self.masks is not None:
+            return self.masks.optimizer(self.free.values()), [self.masks.settings.rate]
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.free.items():
+            by_rate.setdefault(_rate(self.settings, name), []).append(parameter)
+        cuda = self.device.type == "cuda"
+        groups = [
+            {"params": members, "lr": torch.tensor(rate, device=self.device) if cuda else rate}
+            for rate, members in by_rate.items()
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True, capturable=cuda)
+        return optimizer, list(by_rate)
 
     def compute(self, images: Tensor, targets: Tensor) -> Tensor:
         """Forward, backward, update; gradients are None before."""
@@ -80,9 +92,13 @@ class Step:
         )  # fmt: skip
         loss.backward()  # type: ignore[no-untyped-call]
         self.processes.average_gradients(self.free.values())
+        if self.masks is not None:
+            self.masks.after_backward()
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(list(self.free.values()), self.settings.clip)
         self.optimizer.step()
+        if self.masks is not None:
+            self.masks.after_step(self.optimizer)
         with torch.no_grad():
             averages = list(self.average.values())
             moved = torch._foreach_sub([p.detach() for p in self.free.values()], averages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from compress.graph import clone
 from compress.recovery import checkpoint
 from compress.recovery.checkpoint import Position, Values
 from compress.recovery.losses import RecoveryLoss, TaskLoss
+from compress.recovery.moving_masks import MASK_GROUPS, MovingMasks
 from compress.recovery.schedule import PACE_STEPS, SKIPPED, affordable_steps
 from compress.recovery.settings import RecoverySettings
 from compress.recovery.step import Networks, Step
@@ -38,9 +40,9 @@ class Trainer:
 
     def __init__(self, student: fx.GraphModule, teacher: fx.GraphModule, data: Pairs, settings: RecoverySettings,
                  processes: Processes, score: Score, task_loss: TaskLoss | None, path: Path | None,
-                 fingerprint: str) -> None:  # fmt: skip
+                 fingerprint: str, masks: MovingMasks | None = None) -> None:  # fmt: skip
         self.settings, self.processes, self.data, self.path = settings, processes, data, path
-        self.device, self.score = processes.device, score
+        self.device, self.score, self.masks = processes.device, score, masks
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.layout = layout
         self.student = student.to(self.device)
@@ -54,7 +56,7 @@ class Trainer:
         self.past = {n: p.detach().clone() for n, p in self.free.items()} if settings.self_distillation else {}
         loss = RecoveryLoss(settings, self._spreads(), task_loss)
         networks = Networks(self.student, network, self.teacher)
-        self.step = Step(networks, loss, settings, self.free, self.average, self.past, processes)
+        self.step = Step(networks, loss, settings, self.free, self.average, self.past, processes, masks)
         self.position = Position(fingerprint, total=settings.steps or 0)
 
     def run(self, on_log: OnLog | None = None) -> Position:
@@ -63,7 +65,7 @@ class Trainer:
         if self.path is not None and self.path.is_file():
             position = self._restore(self.path)
         else:
-            position.before = position.best = self._score()
+            position.before = position.best = self._checked()[0]
         resumed, began, saved = position.seconds, time.monotonic(), time.monotonic()
         losses: list[Tensor] = []
         pace_from = began
@@ -109,14 +111,23 @@ class Trainer:
             return None
         kept = {n: p.detach().clone() for n, p in self.free.items()}
         self._put(self.average)
-        score = self._score()
+        score, values = self._checked()
         self._put(kept)
         if score > position.best:
             position.best, position.best_step = score, position.step
-            self.best = {n: v.clone() for n, v in self.average.items()}
+            self.best = values
         if self.past:
             _copy(self.average, self.past)
         return score
+
+    def _checked(self) -> tuple[float, Values]:
+        """The score of the present values, and what would be exported of them: under hard masks where they move."""
+        with nullcontext() if self.masks is None else self.masks.training.hard_masked():
+            score = self._score()
+            values = {n: p.detach().clone() for n, p in self.free.items()}
+            if self.masks is not None:
+                self.masks.harden(values)
+        return score, values
 
     def _score(self) -> float:
         value = 0.0
@@ -154,11 +165,15 @@ class Trainer:
         values = {n: p.detach() for n, p in self.free.items()}
         groups = {"value": values, "average": self.average, "best": self.best, "past": self.past}
         moments = {m: {n: self.step.optimizer.state[p][m] for n, p in self.free.items()} for m in MOMENTS}
+        if self.masks is not None:
+            groups |= self.masks.tensors()
+            self.position.masks = self.masks.described(self.step.optimizer)
         checkpoint.save(self.path, self.position, groups | moments)
 
     def _restore(self, path: Path) -> Position:
         self.position, groups = checkpoint.load(path, self.position.fingerprint)
         # In the order of `free`: the file has its own.
+        of_masks = {g: groups.pop(g) for g in MASK_GROUPS if g in groups}
         on_device = {g: {n: values[n].to(self.device) for n in self.free} for g, values in groups.items()}
         self._put(on_device["value"])
         self.best = on_device["best"]
@@ -167,6 +182,8 @@ class Trainer:
         for name, parameter in self.free.items():
             steps = torch.tensor(float(self.position.step), device=self.device)
             self.step.optimizer.state[parameter] = {"step": steps} | {m: on_device[m][name] for m in MOMENTS}
+        if self.masks is not None:
+            self.masks.restore(self.step.optimizer, of_masks, self.position.masks)
         note(f"recovery: continuing at step {self.position.step}")
         return self.position
 

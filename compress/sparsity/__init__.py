@@ -3,6 +3,7 @@
 - `layouts`: where groups lie in each kind of weight; `masks`, `transposable`: which weights are kept; `scores`: by what
 - `eligibility`: which layers may carry a pattern, and why the others stay dense
 - `schedules`, `methods`: what is done at each step, as pure functions of it; `training`: who does it
+- `captured`: a captured network whose pruned weights are modules, so that it can be trained so
 - `diagnostics`: noise, flips and what is retained; `cost`: FLOPs of a training
 - `storage`, `packing`, `packed_file`: what a packed weight takes, and its file; `legality`: whether a pattern is kept
 - `one_shot`, `permutation`, `sensitivity`, `assignment`: pruning of a captured network, and a pattern for each layer

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path
-from compress.sparsity.diagnostics import LayerDiagnostics
+from compress.sparsity.diagnostics import Row
 
-Rows = Sequence[tuple[int, str, LayerDiagnostics]]
+Rows = Sequence[Row]
 
-PANELS = ("v_var", "g_var", "pruned_energy", "flip_rate", "sad", "retained")
-"""Figures that are drawn; the first two on logarithmic axes."""
+PANELS = ("v_var", "g_var", "update_pruned", "pruned_energy", "flip_rate", "reentry_rate", "sad", "retained")
+"""Figures that are drawn; the first three on logarithmic axes."""
+LOGARITHMIC = frozenset(PANELS[:3])
 
 
 def plot_diagnostics(methods: Mapping[str, Rows], path: Path) -> None:
@@ -22,9 +23,9 @@ def plot_diagnostics(methods: Mapping[str, Rows], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    figure = Figure(figsize=(15, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 3).flatten()
+    panels = figure.subplots(2, 4).flatten()
     for panel, name in zip(panels, PANELS, strict=True):
         for method, rows in methods.items():
             by_step: dict[int, list[float]] = {}
@@ -34,7 +35,7 @@ def plot_diagnostics(methods: Mapping[str, Rows], path: Path) -> None:
             panel.plot(list(by_step), means, label=method, linewidth=1.2)
         panel.set_title(name)
         panel.set_xlabel("step")
-        if name.endswith("_var"):
+        if name in LOGARITHMIC:
             panel.set_yscale("log", nonpositive="mask")
     panels[0].legend(fontsize=8)
     with atomic_path(path) as temporary:

@@ -81,7 +81,10 @@ def split_dim(values: Tensor, dim: int, size: int) -> Tensor:
 
 
 def layout_of(module: nn.Module) -> WeightLayout | None:
-    """The layout of a module's `weight`; None for a module that is never pruned (norms, embeddings, ...)."""
+    """The layout of a module's `weight`, or the one it tells; None for one that is never pruned (norms, ...)."""
+    told = getattr(module, "layout", None)
+    if isinstance(told, WeightLayout):
+        return told
     if isinstance(module, nn.Linear):
         return WeightLayout(LayerKind.LINEAR)
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):

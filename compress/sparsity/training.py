@@ -53,8 +53,8 @@ class SparseLayer:
             raise UsageError(f"layer {name!r}: {self.channels} input channels are not divided by groups of {pattern.m}")
         self.sparse = SparseWeight(weight)
         parametrize.register_parametrization(module, "weight", self.sparse)
-        self.flips = torch.zeros((), dtype=torch.int64)
-        """Weights whose mask changed at the last refresh."""
+        self.flips = self.entries = torch.zeros((), dtype=torch.int64)
+        """Weights whose mask changed at the last refresh, and those of them that came back into it."""
 
     @property
     def master(self) -> nn.Parameter:
@@ -178,6 +178,7 @@ class SparseTraining:
         for name, mask in self._masks(layers, pattern).items():
             layer = self.layers[name]
             layer.flips = torch.count_nonzero(layer.mask != mask)
+            layer.entries = torch.count_nonzero(mask & ~layer.mask)
             layer.mask.copy_(mask)
 
     def _agree(self) -> None:

@@ -78,7 +78,10 @@ PATIENCE = timedelta(days=7)
 """How long processes wait for the first one to come to what they do together."""
 NOTHING = ""
 """The order to processes that are not needed."""
-_ORDER = "order"
+RECOVERY, MASKS = "recovery", "masks"
+"""What processes are wanted for: recovery training, and the training of masks before it."""
+_joined = 0
+"""How often this process has joined the others; a group must not find what an earlier one left behind."""
 
 
 def started() -> tuple[int, int]:
@@ -93,16 +96,16 @@ def _meeting_place() -> Store:
     return store
 
 
-def give_order(order: str) -> None:
+def give_order(order: str, wanted_for: str = RECOVERY) -> None:
     """Tell the processes beside the first what to do; the first order counts. Nothing to do where there are none."""
-    if started()[1] > 1 and not _meeting_place().check([_ORDER]):
-        _meeting_place().set(_ORDER, order)
+    if started()[1] > 1 and not _meeting_place().check([wanted_for]):
+        _meeting_place().set(wanted_for, order)
 
 
-def wait_for_order() -> str:
+def wait_for_order(wanted_for: str = RECOVERY) -> str:
     """The order of the first process, as soon as it gives one."""
-    _meeting_place().wait([_ORDER], PATIENCE)
-    found: bytes = _meeting_place().get(_ORDER)
+    _meeting_place().wait([wanted_for], PATIENCE)
+    found: bytes = _meeting_place().get(wanted_for)
     return found.decode()
 
 
@@ -112,6 +115,7 @@ def processes() -> Iterator[Processes]:
 
     After an error the group is left as it is: the process is about to end, and `torchrun` ends the others.
     """
+    global _joined
     cuda = torch.cuda.is_available()
     rank, size = started()
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -121,7 +125,8 @@ def processes() -> Iterator[Processes]:
     if size == 1:
         yield Processes(0, 1, device)
         return
-    store = PrefixStore("training", _meeting_place())
+    _joined += 1
+    store = PrefixStore(f"training{_joined}", _meeting_place())
     distributed.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     yield Processes(distributed.get_rank(), size, device)
     # Only after success, and together: a group that one process closes while another waits in it may never close.

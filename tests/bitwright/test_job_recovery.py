@@ -13,7 +13,7 @@ import pytest
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
-from bitwright.runs.recovery import FOLDER, RECOVERED, asked_for, recovered
+from bitwright.runs.recovery import FOLDER, RECOVERED, recovered, settings_of
 from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
@@ -57,7 +57,7 @@ def test_stage_improves_held_out_quality_and_hands_its_model_on(data: Path, tmp_
 def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: Path) -> None:
     given = request(data, tmp_path)
     with RunFolder.open(given) as run:
-        assert not asked_for(Job.open(given, run))
+        assert settings_of(Job.open(given, run)) is None
     with pytest.raises(UsageError, match="give one of them"):
         CompressRequest.model_validate({**given.model_dump(), "recover": 5, "recover_minutes": 1.0})
     with pytest.raises(UsageError, match="--recover"):
@@ -65,12 +65,13 @@ def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: P
 
 
 @pytest.mark.engine
-def test_two_processes_train_one_job(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("masks", [(), ("--sparsity", "1:4", "--sparsity-method", "sr_ste")], ids=["dense", "sparse"])
+def test_two_processes_train_one_job(data: Path, tmp_path: Path, masks: tuple[str, ...]) -> None:
     net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    drops = {}
+    drops, stages = {}, ("sparse", "recovered") if masks else ("recovered",)
     for name, start in {"alone": [sys.executable], "two": torchrun}.items():
         out = tmp_path / name
         words = ["compress", net, "--device", DEVICE, "--data", photos, "--out", out, "--recover", "6"]
@@ -82,6 +83,7 @@ def test_two_processes_train_one_job(data: Path, tmp_path: Path) -> None:
             "--no-reconstruct",
             "--measure-seconds",
             "0.2",
+            *masks,
         ]
         done = subprocess.run(
             [*start, "-m", "bitwright", *map(str, words)], env=environment, cwd=tmp_path, capture_output=True,
@@ -90,5 +92,6 @@ def test_two_processes_train_one_job(data: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("report.html") == 1
         lines = map(json.loads, (out / "journal.jsonl").read_text().splitlines())
-        drops[name] = next(line["values"]["drop"] for line in lines if line["stage"] == "recovered")
-    assert drops["two"] == pytest.approx(drops["alone"], abs=1e-3)
+        drops[name] = {e["stage"]: e["values"]["drop"] for e in lines if e["stage"] in stages}
+    for stage in stages:
+        assert drops["two"][stage] == pytest.approx(drops["alone"][stage], abs=1e-3), stage

@@ -29,9 +29,10 @@ def trained(name: str, steps: int = 1) -> tuple[SparseTraining, torch.optim.Opti
         training.begin(step)
         optimizer.zero_grad()
         torch.autograd.backward((model(torch.randn(16, 8)) - 1).square().mean())
-        log.record(step, optimizer)
         training.after_backward()
+        log.watch(step)
         optimizer.step()
+        log.record(step, optimizer)
         training.after_step(optimizer)
     return training, optimizer, log
 
@@ -45,7 +46,8 @@ def test_figures_of_a_known_gradient() -> None:
     # Of 1, 2, 3, 4 the mask keeps 3 and 4.
     assert layer.mask[0].tolist() == [False, False, True, True] * 2
     layer.master.grad = torch.where(layer.mask, 3.0, 4.0)
-    found = measure(layer, torch.ones_like(layer.mask), optimizer.state[layer.master]["exp_avg_sq"])
+    before = layer.master.detach() + torch.where(layer.mask, 0.5, -0.25)
+    found = measure(layer, torch.ones_like(layer.mask), optimizer.state[layer.master]["exp_avg_sq"], before)
     v = optimizer.state[layer.master]["exp_avg_sq"].double()
     assert found.pruned_energy == pytest.approx(16 / 25)
     assert found.g_norm == pytest.approx((16 * 25) ** 0.5)
@@ -53,8 +55,33 @@ def test_figures_of_a_known_gradient() -> None:
     assert found.g_var == pytest.approx(0.25)
     assert found.v_var == pytest.approx(float(v.square().mean() - v.mean() ** 2), rel=1e-6)
     assert found.sad == pytest.approx(0.5)
+    assert (found.update_kept, found.update_pruned) == pytest.approx((0.5, 0.25))
     assert found.retained == pytest.approx(float(layer.master.detach()[layer.mask].sum()) / (32 * 33 / 2))
     assert found.retained + found.retained_gap == pytest.approx(sum(range(17, 33)) / (32 * 33 / 2))
+
+
+def test_weights_that_come_back_into_the_mask_are_counted() -> None:
+    training, _, _ = trained("ste")
+    layer = training.layers[""]
+    with torch.no_grad():
+        layer.master.copy_(torch.arange(1.0, 33.0).reshape(4, 8))
+    training.begin(1)
+    with torch.no_grad():
+        layer.master[0, 0] = 100.0
+    training.begin(2)
+    # 100, 2, 3, 4: channel 0 enters and channel 2 leaves.
+    assert layer.mask[0, :4].tolist() == [True, False, False, True]
+    found = measure(layer, layer.mask, None)
+    assert (found.flip_rate, found.reentry_rate) == (2 / 32, 1 / 32)
+    assert (found.update_kept, found.update_pruned) == (0.0, 0.0)
+
+
+def test_updates_of_pruned_weights_stop_with_the_fixed_mask_only() -> None:
+    """Adam divides the shrinking share out again: under restrict=grad, pruned weights move on until the mask stands."""
+    _, _, log = trained("mdgf_linear", 40)
+    by_step = {step: values.update_pruned for step, _, values in log.rows}
+    assert by_step[10] > 0.2 * by_step[0]
+    assert by_step[38] < 0.5 * by_step[32]
 
 
 def test_retained_gap_vanishes_for_the_best_mask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, protocol
 from bitwright.runs.reopen import reopened
 from bitwright.runs.stages import FLOAT
 from deploy.latency import Candidate
-from deploy.remote import REMOTE_FOLDER, FarBundle, Manifest, Results, Transport, write_bundle
+from deploy.remote import REMOTE_FOLDER, FarBundle, Manifest, Results, Transport, is_bundle, write_bundle
 
 BUNDLES = "bundles"
 """Folder of a run with the manifests of its bundles, by their hash: only what was measured with one is taken back."""
@@ -36,12 +37,13 @@ class BundleSummary(BaseModel):
 
     def lines(self) -> tuple[str, ...]:
         """What it is and what to do with it."""
-        name = Path(self.file).name
+        path = Path(self.file)
+        name, results = shlex.quote(path.name), shlex.quote(f"{path.stem}-results")
         return (
             f"{self.file}: {self.bytes} bytes, bundle {self.bundle[:16]}",
             f"needs there: Python 3.11 or later, {', '.join(self.requirements)}",
             f"copy it to the machine, run `python3 {name}` there, and bring back the folder that it names",
-            f"then: bitwright import {Path(name).stem}-results",
+            f"then: bitwright import {results}",
         )
 
 
@@ -52,6 +54,8 @@ def bundle(run: Path, out: Path, *, threads: int, input_size: tuple[int, int], s
     """
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give the file to write as --out")
+    if out.exists() and not is_bundle(out):
+        raise OutputError(f"{out} is a file that is no bundle; choose another --out")
     candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
     with reopened(run) as job:
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()

@@ -1,6 +1,6 @@
 """Measuring on other machines: a bundle that carries engines and a runner, and ways to bring it there and back."""
 
-from deploy.remote.bundle import write_bundle
+from deploy.remote.bundle import is_bundle, write_bundle
 from deploy.remote.manifest import Manifest, Protocol
 from deploy.remote.measuring import REMOTE_FOLDER, FarBundle
 from deploy.remote.results import Results
@@ -16,5 +16,6 @@ __all__ = [
     "SshAddress",
     "SshTransport",
     "Transport",
+    "is_bundle",
     "write_bundle",
 ]

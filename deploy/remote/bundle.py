@@ -101,6 +101,14 @@ def write_bundle(
     return manifest
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a file looks like a bundle, so that another may take its place."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return MANIFEST in archive.namelist()
+
+
 def _runner() -> dict[str, bytes]:
     """The source files of the runner, with empty files in place of what its packages import at home."""
     found: dict[str, bytes] = {}

@@ -147,6 +147,9 @@ def test_a_bundle_is_measured_by_hand_and_taken_back(copy: Path, capsys: Capture
     name = f"{HOSTILE}.pyz"
     written = command(capsys, "bundle", copy, "--out", tmp_path / name, "--seconds", "0.2", "--input-size", "32x40")
     assert written.code == 0, written.err
+    over = command(capsys, "bundle", copy, "--out", copy / "plan.json").refusal()
+    assert "is a file that is no bundle; choose another --out" in over
+    Plan.load(copy / "plan.json")
     assert start(sys.executable, tmp_path / name, tmp_path / "back").returncode == 0
     taken = command(capsys, "import", tmp_path / "back", "--json")
     assert taken.code == 0, taken.err

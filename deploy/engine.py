@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from hw_profiles.kernel import TensorType
 
 
@@ -160,6 +160,12 @@ class Engine(ABC):
     def why_not_here(self) -> str | None:
         """Why the engine cannot run on this machine, in words; None where it can."""
         return None
+
+    def require_here(self) -> None:
+        """DeviceError where the engine cannot run on this machine."""
+        reason = self.why_not_here()
+        if reason is not None:
+            raise DeviceError(f"{self.folder / self.spec.artefact} cannot run here: {reason}")
 
     def sparse_tactics(self) -> SparseTactics | None:
         """What the builder told of structured sparsity; None where it told nothing."""

@@ -221,7 +221,7 @@ class Limits(Part):
     """What the user asked for, and whether the result keeps it on the engine."""
 
     max_drop_db: Metric | None = None
-    reached: bool = True
+    reached: bool | None = Field(default=True, description="null where a limit was asked for and the engine not run")
 
 
 class Report(Part):

@@ -12,7 +12,7 @@ from deploy.engine import Engine, EngineSpec, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.runtime_packages import import_runtime
 from deploy.engines.tensorrt_record import BuildRecord, BuiltLayer
-from deploy.engines.tensorrt_target import gpu_here
+from deploy.engines.tensorrt_target import why_not_here
 
 _OPS = {"correlation": "Convolution", "deconv": "Deconvolution"}
 """Kinds of layers whose TensorRT names do not say that they are convolutions."""
@@ -34,11 +34,7 @@ class TensorRtEngine(Engine):
 
     def why_not_here(self) -> str | None:
         """No GPU here, or one of another architecture than the engine was compiled for."""
-        wanted, here = self.spec.compute_capability, gpu_here()
-        if here == wanted:
-            return None
-        found = "there is no GPU here that torch can use" if here is None else f"the GPU here has {here}"
-        return f"it needs an NVIDIA GPU of compute capability {wanted} ({self.spec.profile}) and {found}"
+        return why_not_here(self.spec.compute_capability, self.spec.profile)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32, copied to the GPU and back.
@@ -69,9 +65,7 @@ class TensorRtEngine(Engine):
 
     def _ready(self) -> Any:
         if self._context is None:
-            reason = self.why_not_here()
-            if reason is not None:
-                raise DeviceError(f"{self.folder / self.spec.artefact} cannot run here: {reason}")
+            self.require_here()
             api = import_runtime(self.spec.runtime)
             runtime = api.Runtime(api.Logger(api.Logger.ERROR))
             self._loaded = runtime.deserialize_cuda_engine((self.folder / self.spec.artefact).read_bytes())

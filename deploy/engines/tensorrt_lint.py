@@ -20,9 +20,8 @@ from deploy.onnx_layers import LAYER_OPS, layers_with_weights
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 CARRIERS = frozenset(
-    {"DepthToSpace", "Flatten", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Squeeze", "Transpose",
-     "Unsqueeze"}
-)  # fmt: skip
+    {"DepthToSpace", "Flatten", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Transpose"}
+)
 """Operators that may lie between a DequantizeLinear and its layer: they only move or choose values."""
 
 _STORED = frozenset(

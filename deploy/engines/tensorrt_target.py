@@ -70,6 +70,15 @@ class GpuTarget(BaseModel):
                 )
 
 
+def why_not_here(compute_capability: str | None, profile: str) -> str | None:
+    """Why an engine for this architecture cannot run on this machine, in words; None where it can."""
+    here = gpu_here()
+    if here is not None and here == compute_capability:
+        return None
+    found = "there is no GPU here that torch can use" if here is None else f"the GPU here has {here}"
+    return f"it needs an NVIDIA GPU of compute capability {compute_capability} ({profile}) and {found}"
+
+
 def gpu_here() -> str | None:
     """Compute capability of the GPU that torch would use, such as 8.9; None where it sees none."""
     import torch

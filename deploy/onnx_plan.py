@@ -19,4 +19,6 @@ def plan_of(file: onnx.ModelProto) -> Plan | None:
     try:
         return Plan.model_validate_json(text)
     except ValidationError as error:
-        raise UsageError(f"the plan in the ONNX file is damaged: {error.errors()[0]['msg']}; export it again") from error
+        raise UsageError(
+            f"the plan in the ONNX file is damaged: {error.errors()[0]['msg']}; export it again"
+        ) from error

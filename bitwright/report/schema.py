@@ -249,6 +249,11 @@ class Report(Part):
     command: tuple[str, ...]
     next_command: str
 
+    @property
+    def was_run(self) -> bool:
+        """Whether the engine was run; one for a device that is not here is only built and audited."""
+        return self.quality is not None or self.latency is not None
+
     def to_json(self) -> str:
         """The text of `report.json`: indented, with a final newline."""
         return self.model_dump_json(indent=2) + "\n"

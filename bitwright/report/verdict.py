@@ -41,7 +41,7 @@ def sentence(report: Report) -> tuple[Phrase, ...]:
     """What ran, how much faster with the interval, and what it cost, as one sentence."""
     return (
         Phrase(report.model.architecture),
-        Phrase(_ran(report.audit, _was_run(report))),
+        Phrase(_ran(report.audit, report.was_run)),
         *_faster(report.latency),
         Phrase(" and "),
         *_cost(report.quality),
@@ -56,7 +56,7 @@ def plain_sentence(report: Report) -> str:
 
 def checks(report: Report) -> tuple[Check, ...]:
     """The audit, the limit, the torch to engine agreement and the noise of the machine, worst news included."""
-    found = [_audit_check(report.audit, _was_run(report)), _limit_check(report)]
+    found = [_audit_check(report.audit, report.was_run), _limit_check(report)]
     if report.latency is not None and report.latency.noisy:
         found.append(Check(Level.WARN, "Machine was busy while measuring"))
     elif report.latency is not None:
@@ -86,10 +86,6 @@ def _sparsity_checks(report: Report) -> list[Check]:
         broken = f"Padding breaks the pattern of {len(sparsity.lost)} layers in the engine's file"
         found.append(Check(Level.WARN, broken))
     return found
-
-
-def _was_run(report: Report) -> bool:
-    return report.quality is not None or report.latency is not None
 
 
 def _ran(audit: AuditResult | None, was_run: bool) -> str:

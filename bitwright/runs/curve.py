@@ -84,7 +84,9 @@ def _require_here(job: Job) -> None:
     if job.runtime.compiles:
         reason = why_not_here(GpuTarget.of(job.profile).compute_capability, job.profile.id)
         if reason is not None:
-            raise DeviceError(f"a curve times every engine: {reason}; `bitwright compress` builds one without running it")
+            raise DeviceError(
+                f"a curve times every engine: {reason}; `bitwright compress` builds one without running it"
+            )
 
 
 def load_curve(run: Path) -> TradeoffCurve:

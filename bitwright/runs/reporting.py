@@ -86,7 +86,9 @@ def report(job: Job) -> Report:
         latency=None if timed is None else latency_section(timed),
         audit=audit_section(audited),
         layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.profile, job.request.threads),
-        size=Size(bytes=(run / ENGINE / spec.artefact).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size),
+        size=Size(
+            bytes=(run / ENGINE / spec.artefact).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size
+        ),
         sparsity=sparsity_section(job),
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
         limits=Limits(max_drop_db=limit, reached=_reached(limit, quality)),

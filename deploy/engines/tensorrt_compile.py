@@ -16,7 +16,13 @@ from deploy.engine import EngineSpec, FloatPrecision, Runtime, ShapeRange
 from deploy.engines.runtime_packages import import_runtime, runtime_version
 from deploy.engines.tensorrt_builder import compile_network
 from deploy.engines.tensorrt_lint import lint, require_accepted
-from deploy.engines.tensorrt_record import RECORD_FILE, BuildRecord, layers_in_json, layers_in_log, sparse_tactics_in_log
+from deploy.engines.tensorrt_record import (
+    RECORD_FILE,
+    BuildRecord,
+    layers_in_json,
+    layers_in_log,
+    sparse_tactics_in_log,
+)
 from deploy.engines.tensorrt_target import GpuTarget
 from deploy.onnx_plan import plan_of
 from hw_profiles import DeviceProfile
@@ -24,7 +30,6 @@ from hw_profiles import DeviceProfile
 ENGINE_SUFFIX = ".engine"
 CACHE_FILE = "timing.cache"
 _USUAL = (128, 128)
-_TWO_OF_FOUR = "2:4"
 
 
 def compile_engine(
@@ -38,13 +43,15 @@ def compile_engine(
 ) -> EngineSpec:
     """Lint and compile the file, write engine, record and the file itself into `folder`; returns the stamp.
 
-    The plan in the file's metadata tells which layers must run on integers, and with a 2:4 layer in it on a device
-    that has 2:4 kernels the builder may choose sparse ones. UsageError for what the builder does not take.
+    The plan in the file's metadata tells which layers must run on integers, and with a layer in it that fits 2:4, on a device
+    that has such kernels the builder may choose sparse ones. UsageError for what the builder does not take.
     """
     if device is None:
         raise UsageError(f"{runtime} compiles for one GPU architecture; give the device profile to build for")
     if float_precision is not FloatPrecision.FP32:
-        raise UsageError(f"a {runtime} engine is strongly typed: what its file has in fp32 does not run in {float_precision}")
+        raise UsageError(
+            f"a {runtime} engine is strongly typed: what its file has in fp32 does not run in {float_precision}"
+        )
     target = GpuTarget.of(device)
     api = import_runtime(runtime)
     target.require(api, runtime)
@@ -52,7 +59,7 @@ def compile_engine(
     plan = plan_of(file)
     look_ahead(file, plan, runtime, onnx_path.name)
     patterns = () if plan is None else plan.sparse_layers.values()
-    sparse = target.sparse and any(str(pattern) == _TWO_OF_FOUR for pattern in patterns)
+    sparse = target.sparse and any(pattern.fits_two_of_four() for pattern in patterns)
     shapes = ShapeRange.around((1, _channels(file), *_USUAL)) if shapes is None else shapes
     cache = folder / CACHE_FILE
     compiled = compile_network(api, runtime, onnx_path, target, shapes, sparse_weights=sparse, cache=cache)

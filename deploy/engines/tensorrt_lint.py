@@ -59,10 +59,17 @@ def lint(file: onnx.ModelProto, runtime: Runtime = Runtime.TENSORRT_RTX) -> tupl
 def require_accepted(findings: tuple[Finding, ...], runtime: Runtime, name: str) -> None:
     """UsageError that names the layers whose Q/DQ the builder would refuse."""
     refused = [finding for finding in findings if finding.refused]
+    alike: dict[str, list[str]] = {}
+    for finding in refused:
+        alike.setdefault(f"{finding.problem} ({finding.remedy})", []).append(finding.layer)
     if refused:
-        told = "; ".join(f"{f.layer}: {f.problem}; {f.remedy}" for f in refused[:_NAMED])
-        more = f"; and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
-        raise UsageError(f"{runtime} does not accept {len(refused)} quantisers of {name}: {told}{more}")
+        told = "; ".join(f"{_some(layers)}: {what}" for what, layers in alike.items())
+        raise UsageError(f"{runtime} does not accept {len(refused)} quantisers of {name}: {told}")
+
+
+def _some(layers: list[str]) -> str:
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    return ", ".join(layers[:_NAMED]) + more
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,11 @@ class GpuTarget(BaseModel):
 
         TensorRT-RTX compiles for the architectures that it lists, with or without a GPU; TensorRT for the GPU here.
         """
-        known = [name for name in getattr(api, "ComputeCapability").__members__ if name.startswith("SM")] if (
-            hasattr(api, "ComputeCapability")
-        ) else []
+        known = (
+            [name for name in getattr(api, "ComputeCapability").__members__ if name.startswith("SM")]
+            if (hasattr(api, "ComputeCapability"))
+            else []
+        )
         if runtime is Runtime.TENSORRT_RTX and self.member not in known:
             listed = ", ".join(name.removeprefix("SM") for name in known)
             raise UsageError(

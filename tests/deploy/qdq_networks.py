@@ -36,7 +36,14 @@ class Sketch:
         return self.node("DequantizeLinear", [whole, scale, point], f"{name}.dq", axis=axis)
 
     def weight(
-        self, name: str, shape: tuple[int, ...], *, axis: int = 0, kind: Any = np.int8, zero: int = 0, clip: bool = False
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        axis: int = 0,
+        kind: Any = np.int8,
+        zero: int = 0,
+        clip: bool = False,
     ) -> str:
         """An integer weight behind DequantizeLinear, one scale for each index of `axis`."""
         values = np.random.default_rng(len(name)).integers(1, 120, shape).astype(kind)
@@ -125,9 +132,7 @@ def grouped(sketch: Sketch) -> str:
     )
 
 
-def product(
-    op: str, axis: int, *, turned: bool = False, flattened_late: bool = False
-) -> Callable[[Sketch], str]:
+def product(op: str, axis: int, *, turned: bool = False, flattened_late: bool = False) -> Callable[[Sketch], str]:
     """A matrix product whose scales lie along `axis` of its weight; `turned`: the weight is transposed first.
 
     `flattened_late`: the input is quantised before it is flattened.
@@ -142,6 +147,8 @@ def product(
         if turned and op == "MatMul":
             weight = sketch.node("Transpose", [weight], "turn", perm=[1, 0])
         attributes = {"transB": int(turned)} if op == "Gemm" else {}
-        return sketch.node(op, [flat if flattened_late else sketch.quantised(flat, "a"), weight], "second", **attributes)
+        return sketch.node(
+            op, [flat if flattened_late else sketch.quantised(flat, "a"), weight], "second", **attributes
+        )
 
     return draw

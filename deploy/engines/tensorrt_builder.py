@@ -86,7 +86,10 @@ def _logger(api: ModuleType) -> Any:
 
 
 def _creation_flags(api: ModuleType) -> int:
-    """Strong typing: precisions are those of the file, and only Q/DQ pairs make integers. Newer versions know no other."""
+    """Strong typing: precisions are those of the file, and only Q/DQ pairs make integers.
+
+    A version that knows nothing else has no flag for it.
+    """
     flags = api.NetworkDefinitionCreationFlag.__members__
     return 1 << int(flags["STRONGLY_TYPED"]) if "STRONGLY_TYPED" in flags else 0
 

@@ -43,8 +43,8 @@ def compile_engine(
 ) -> EngineSpec:
     """Lint and compile the file, write engine, record and the file itself into `folder`; returns the stamp.
 
-    The plan in the file's metadata tells which layers must run on integers, and with a layer in it that fits 2:4, on a device
-    that has such kernels the builder may choose sparse ones. UsageError for what the builder does not take.
+    The plan in the file's metadata tells which layers must run on integers. With a layer in it that fits 2:4, on a
+    device that has such kernels, the builder may choose sparse ones. UsageError for what the builder does not take.
     """
     if device is None:
         raise UsageError(f"{runtime} compiles for one GPU architecture; give the device profile to build for")

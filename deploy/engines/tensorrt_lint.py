@@ -67,7 +67,8 @@ def require_accepted(findings: tuple[Finding, ...], runtime: Runtime, name: str)
         raise UsageError(f"{runtime} does not accept {len(refused)} quantisers of {name}: {told}")
 
 
-def _some(layers: list[str]) -> str:
+def _some(findings: list[str]) -> str:
+    layers = list(dict.fromkeys(findings))
     more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
     return ", ".join(layers[:_NAMED]) + more
 
@@ -164,7 +165,7 @@ def _unfused(graph: _Graph, name: str, node: onnx.NodeProto, runtime: Runtime) -
         return
     if blocker is not None and _has_quantiser_behind(graph, blocker):
         yield float_because(
-            f"{blocker.op_type} {blocker.name or blocker.output[0]!r} lies between the {DEQUANTIZE} of its input and it",
+            f"{blocker.op_type} {blocker.name or blocker.output[0]!r} lies between its input's {DEQUANTIZE} and it",
             f"quantise what {blocker.op_type} makes",
         )
     elif not carried:

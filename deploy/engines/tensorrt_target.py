@@ -31,8 +31,8 @@ class GpuTarget(BaseModel):
         found = _ISA.fullmatch(device.arch.isa or "")
         if found is None:
             raise UsageError(
-                f"TensorRT compiles for NVIDIA GPUs; the architecture of {device.id} is {device.arch.isa or 'not given'}, "
-                "expected sm_<compute capability> such as sm_89"
+                f"TensorRT compiles for NVIDIA GPUs; the architecture of {device.id} is "
+                f"{device.arch.isa or 'not given'}, expected sm_<compute capability> such as sm_89"
             )
         return GpuTarget(
             compute_capability=f"{found[1]}.{found[2]}",
@@ -51,18 +51,15 @@ class GpuTarget(BaseModel):
 
         TensorRT-RTX compiles for the architectures that it lists, with or without a GPU; TensorRT for the GPU here.
         """
-        known = (
-            [name for name in getattr(api, "ComputeCapability").__members__ if name.startswith("SM")]
-            if (hasattr(api, "ComputeCapability"))
-            else []
-        )
-        if runtime is Runtime.TENSORRT_RTX and self.member not in known:
-            listed = ", ".join(name.removeprefix("SM") for name in known)
-            raise UsageError(
-                f"{runtime} {api.__version__} does not compile for SM {self.compute_capability} ({self.profile}); "
-                f"it compiles for {listed}"
-            )
-        if runtime is Runtime.TENSORRT:
+        if runtime is Runtime.TENSORRT_RTX:
+            known = [name for name in api.ComputeCapability.__members__ if name.startswith("SM")]
+            if self.member not in known:
+                listed = ", ".join(name.removeprefix("SM") for name in known)
+                raise UsageError(
+                    f"{runtime} {api.__version__} does not compile for SM {self.compute_capability} ({self.profile}); "
+                    f"it compiles for {listed}"
+                )
+        else:
             here = gpu_here()
             if here != self.compute_capability:
                 found = "there is none here" if here is None else f"the GPU here has {here}"

@@ -59,11 +59,10 @@ def test_what_takes_running_is_refused_before_any_work(
 def test_hopper_names_the_runtime_that_is_missing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("tensorrt_rtx")
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     ended = compress(capsys, checkpoint, photos, tmp_path / "run", "--device", "h100-sxm")
     assert "tensorrt cannot be imported" in ended.refusal(2)
     wrong = compress(
         capsys, checkpoint, photos, tmp_path / "other", "--device", "h100-sxm", "--runtime", "tensorrt-rtx"
     )
-    assert "h100-sxm has no runtime 'tensorrt-rtx'; it has tensorrt" in wrong.refusal(2)
+    assert "--runtime tensorrt-rtx: h100-sxm has no such runtime; did you mean tensorrt?" in wrong.refusal(2)

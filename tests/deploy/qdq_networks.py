@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 STEP, WEIGHT_STEP = 0.02, 0.01
 WIDTH = 16
+ZERO = np.int8(0)
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Sketch:
         self.nodes.append(helper.make_node(op, inputs, [f"{name}.out"], name=name, **attributes))
         return f"{name}.out"
 
-    def quantised(self, x: str, name: str, *, step: Any = STEP, zero: Any = np.int8(0), axis: int = 1) -> str:
+    def quantised(self, x: str, name: str, *, step: Any = STEP, zero: Any = ZERO, axis: int = 1) -> str:
         """A Q/DQ pair on an activation."""
         scale, point = self.constant(f"{name}.scale", np.float32(step)), self.constant(f"{name}.zero", zero)
         whole = self.node("QuantizeLinear", [x, scale, point], f"{name}.q", axis=axis)

@@ -20,7 +20,15 @@ from deploy.engines.tensorrt_record import layers_in_log
 from deploy.engines.tensorrt_target import GpuTarget
 from hw_profiles import load_profile
 from tests.deploy.qdq_networks import (
-    Sketch, between, float_weight, grouped, integer_bias, joined, product, single, transposed,
+    Sketch,
+    between,
+    float_weight,
+    grouped,
+    integer_bias,
+    joined,
+    product,
+    single,
+    transposed,
 )  # fmt: skip
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
@@ -41,10 +49,10 @@ FLOAT: dict[str, tuple[Draw, str]] = {
     "input not quantised": (single(), "its weight is quantised and its input is not"),
     "weight not quantised": (float_weight, "its input is quantised and its weight is not"),
     "a scale for each input channel": (
-        single(x={"step": [STEP := 0.02] * 3, "zero": np.zeros(3, np.int8)}), "its input has one scale for each channel",
+        single(x={"step": [0.02] * 3, "zero": np.zeros(3, np.int8)}), "its input has one scale for each channel",
     ),
     "scales along the inputs": (single(x={}, axis=1), "the scales of its weights lie along axis 1"),
-    "activation": (between("Relu"), "Relu 'step' lies between the DequantizeLinear of its input and it"),
+    "activation": (between("Relu"), "Relu 'step' lies between its input's DequantizeLinear and it"),
     "average": (between("AveragePool", kernel_shape=[2, 2]), "AveragePool 'step' lies between"),
     "resize": (between("Resize", None, np.float32([1, 1, 2, 2]), mode="nearest"), "Resize 'step' lies between"),
     "joined at two scales": (joined(0.03), "Concat 'step' lies between"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import VerificationError
 from compress.plan import Plan
-from deploy.engine import Engine, ExecutedNode
+from deploy.engine import Engine, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 
 INTEGER = "int8"
@@ -45,6 +45,9 @@ class Audit(BaseModel):
     planned: dict[str, int]
     executed: dict[str, int]
     unplanned: tuple[str, ...] = Field(default=(), description="layers of the exported graph that the plan lacks")
+    sparse: SparseTactics | None = Field(
+        default=None, description="what the builder told of structured sparsity; null where it told nothing"
+    )
 
     @property
     def mismatches(self) -> tuple[LayerAudit, ...]:
@@ -85,6 +88,7 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
         planned=dict(Counter(layer.planned for layer in layers)),
         executed=dict(Counter(layer.executed for layer in layers)),
         unplanned=tuple(name for name in exported.layers if name not in plan.layers),
+        sparse=engine.sparse_tactics(),
     )
 
 

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from deploy.runtimes import FloatPrecision, Runtime
 from hw_profiles.kernel import TensorType
 from workloads.super_resolution.format import SRFormat
 
 __all__ = ["CallTimes", "Engine", "EngineSpec", "ExecutedCall", "ExecutedNode", "FloatPrecision", "Runtime"]
+
+
+class ShapeRange(BaseModel):
+    """The inputs, [N, C, H, W], that a compiled engine takes: each size from `smallest` to `largest`, tuned for one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    smallest: tuple[int, int, int, int]
+    usual: tuple[int, int, int, int]
+    largest: tuple[int, int, int, int]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, middle, high in zip(self.smallest, self.usual, self.largest, strict=True):
+            if not 1 <= low <= middle <= high:
+                raise ValueError(f"each size must be smallest <= usual <= largest, not {low}, {middle}, {high}")
+        return self
+
+    @staticmethod
+    def around(usual: tuple[int, int, int, int], least: int = 16) -> ShapeRange:
+        """From 1 x `least` x `least` to twice the usual height and width (512 at least) in a batch of 4 at least."""
+        batch, channels, height, width = usual
+        return ShapeRange(
+            smallest=(1, channels, min(least, height), min(least, width)),
+            usual=usual,
+            largest=(max(4, batch), channels, max(512, 2 * height), max(512, 2 * width)),
+        )
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether an input of this shape lies in the range."""
+        sizes = zip(self.smallest, shape, self.largest, strict=True)
+        return len(shape) == 4 and all(low <= size <= high for low, size, high in sizes)
 
 
 class EngineSpec(BaseModel):
@@ -34,6 +67,19 @@ class EngineSpec(BaseModel):
     super_resolution: SRFormat | None = Field(
         default=None, description="what the network takes and gives; null for what does not enlarge pictures"
     )
+    source: str | None = Field(
+        default=None, description="for a compiled engine the ONNX file, beside it, that it was compiled from"
+    )
+    shapes: ShapeRange | None = Field(default=None, description="the inputs that a compiled engine takes")
+    compute_capability: str | None = Field(
+        default=None, description="compute capability that it was compiled for, such as 8.9"
+    )
+    profile_hash: str | None = Field(default=None, description="hash of the device profile that it was compiled for")
+
+    @property
+    def onnx(self) -> str:
+        """File name of the ONNX file that the engine came from: the artefact itself unless that was compiled."""
+        return self.artefact if self.source is None else self.source
 
 
 class ExecutedNode(BaseModel):
@@ -55,6 +101,20 @@ class ExecutedCall(ExecutedNode):
 
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
+
+
+class SparseTactics(BaseModel):
+    """What a builder told of structured sparsity: layers whose weights allow it, and layers that it chose it for.
+
+    The names are empty where the builder told only the numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eligible: int
+    picked: int
+    eligible_layers: tuple[str, ...] = ()
+    picked_layers: tuple[str, ...] = ()
 
 
 class CallTimes(BaseModel):
@@ -81,6 +141,20 @@ class Engine(ABC):
     @abstractmethod
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The graph as the runtime optimised it, with the precision of each node, read from the runtime itself."""
+
+    def why_not_here(self) -> str | None:
+        """Why the engine cannot run on this machine, in words; None where it can."""
+        return None
+
+    def require_here(self) -> None:
+        """DeviceError where the engine cannot run on this machine."""
+        reason = self.why_not_here()
+        if reason is not None:
+            raise DeviceError(f"{self.folder / self.spec.artefact} cannot run here: {reason}")
+
+    def sparse_tactics(self) -> SparseTactics | None:
+        """What the builder told of structured sparsity; None where it told nothing."""
+        return None
 
     def time_calls(self, x: np.ndarray, *, warm_up: int, runs: int, blocks: int) -> CallTimes:
         """Load the network anew with the runtime's own profiler on, and time each call of `blocks` x `runs` inferences.

@@ -19,10 +19,10 @@ from bitwright.foundation.files import atomic_path
 from compress.compressed import CompressedModel
 from compress.exportable import CONSTANTS, dequantize, exportable, quantize_dequantize
 from deploy.onnx_layers import name_layers
+from deploy.onnx_plan import PLAN_KEY
 
 OPSET = 18
 INPUT, OUTPUT = "input", "output"
-PLAN_KEY = "bitwright.plan"
 
 
 def export_float(graph: fx.GraphModule, example: Tensor, path: Path) -> None:

@@ -10,6 +10,13 @@ class Runtime(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    TENSORRT_RTX = "tensorrt-rtx"
+    TENSORRT = "tensorrt"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether an engine is compiled from the ONNX file, for one GPU architecture and a range of shapes."""
+        return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
 
 
 class FloatPrecision(StrEnum):

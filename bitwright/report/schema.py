@@ -245,7 +245,7 @@ class Limits(Part):
     """What the user asked for, and whether the result keeps it on the engine."""
 
     max_drop_db: Metric | None = None
-    reached: bool = True
+    reached: bool | None = Field(default=True, description="null where a limit was asked for and the engine not run")
 
 
 class Report(Part):
@@ -273,6 +273,11 @@ class Report(Part):
     environment: dict[str, JsonValue]
     command: tuple[str, ...]
     next_command: str
+
+    @property
+    def was_run(self) -> bool:
+        """Whether the engine was run; one for a device that is not here is only built and audited."""
+        return self.quality is not None or self.latency is not None
 
     def to_json(self) -> str:
         """The text of `report.json`: indented, with a final newline."""

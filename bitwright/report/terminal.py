@@ -32,7 +32,12 @@ def print_result(report: Report, console: Console, report_path: Path | None = No
         table.add_row(*(Text(cell) for cell in row))
     table.add_section()
     table.add_row(Text("planned"), Text(""), Text(_counts(report.audit.planned if report.audit else None)), Text(""))
-    table.add_row(Text("executed"), Text(""), Text(_counts(report.audit.executed if report.audit else None)), Text(""))
+    table.add_row(
+        Text("executed" if report.was_run else "built in"),
+        Text(""),
+        Text(_counts(report.audit.executed if report.audit else None)),
+        Text(""),
+    )
     console.print(table)
     for check in verdict.checks(report):
         console.print(Text.assemble((_MARKS[check.level], _STYLES[check.level]), " ", check.text))

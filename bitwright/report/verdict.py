@@ -41,7 +41,7 @@ def sentence(report: Report) -> tuple[Phrase, ...]:
     """What ran, how much faster with the interval, and what it cost, as one sentence."""
     return (
         Phrase(report.model.architecture),
-        Phrase(_ran(report.audit)),
+        Phrase(_ran(report.audit, report.was_run)),
         *_faster(report.latency),
         Phrase(" and "),
         *_cost(report.quality),
@@ -56,7 +56,7 @@ def plain_sentence(report: Report) -> str:
 
 def checks(report: Report) -> tuple[Check, ...]:
     """The audit, the limit, the torch to engine agreement and the noise of the machine, worst news included."""
-    found = [_audit_check(report.audit), _limit_check(report)]
+    found = [_audit_check(report.audit, report.was_run), _limit_check(report)]
     if report.latency is not None and report.latency.noisy:
         found.append(Check(Level.WARN, "Machine was busy while measuring"))
     elif report.latency is not None:
@@ -99,13 +99,13 @@ def _sparsity_checks(report: Report) -> list[Check]:
     return found
 
 
-def _ran(audit: AuditResult | None) -> str:
+def _ran(audit: AuditResult | None, was_run: bool) -> str:
     if audit is None or not audit.executed:
         return " (executed precision n/a)"
     layers = sum(audit.executed.values())
     name, count = max(audit.executed.items(), key=lambda item: (item[0].startswith("int"), item[1]))
     many = f"all {layers}" if count == layers else f"{count} of {layers}"
-    return f" with {many} layers executed in {name}"
+    return f" with {many} layers {'executed' if was_run else 'built'} in {name}"
 
 
 def _faster(latency: Latency | None) -> tuple[Phrase, ...]:
@@ -134,13 +134,15 @@ def _cost(quality: Quality | None) -> tuple[Phrase, ...]:
     return (Phrase(verb), Phrase(amount, True), Phrase(f" {quality.metric} on {quality.dataset.words}"))
 
 
-def _audit_check(audit: AuditResult | None) -> Check:
+def _audit_check(audit: AuditResult | None, was_run: bool) -> Check:
     if audit is None:
         return Check(Level.WARN, "Executed precision not audited")
     wrong = len(audit.mismatches)
     if wrong:
         layers = "1 layer" if wrong == 1 else f"{wrong} layers"
         return Check(Level.BAD, f"Audit failed: {layers} did not execute as planned")
+    if not was_run:
+        return Check(Level.WARN, "Each layer was built as planned; the engine was not run")
     return Check(Level.GOOD, "Audit passed: each layer executed as planned")
 
 
@@ -150,6 +152,8 @@ def _limit_check(report: Report) -> Check | None:
         return None
     unit = "dB" if report.quality is None else report.quality.unit
     asked = f"{text.number(limit, 3).rstrip('0').rstrip('.')} {unit}"
+    if report.limits.reached is None:
+        return Check(Level.WARN, f"Limit of {asked} not checked: the engine was not run")
     if report.limits.reached:
         return Check(Level.GOOD, f"Kept the limit of {asked}")
     return Check(Level.BAD, f"Limit of {asked} not reached")

@@ -85,7 +85,7 @@ def precision_rows(report: Report) -> tuple[PrecisionRow, ...]:
     """Planned and executed layers per precision; empty without an audit."""
     if report.audit is None:
         return ()
-    rows = (("Planned", report.audit.planned), ("Executed", report.audit.executed))
+    rows = (("Planned", report.audit.planned), ("Executed" if report.was_run else "Built in", report.audit.executed))
     return tuple(_precision_row(label, counts) for label, counts in rows if sum(counts.values()))
 
 

@@ -12,10 +12,13 @@ from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.padding import pad_channels
 from deploy.audit import INTEGER, UNKNOWN, Audit, audit
-from deploy.engine import FloatPrecision, Runtime
-from deploy.engines import build_engine, load_engine
+from deploy.engine import FloatPrecision, Runtime, ShapeRange
+from deploy.engines import build_engine, load_engine, read_spec
+from deploy.engines.tensorrt_record import RECORD_FILE
 from deploy.onnx_export import export_quantized
+from hw_profiles import DType
 from search.layer_sensitivity import restricted
+from workloads.classification.task import Classification
 
 MODEL = "model.safetensors"
 PLAN = "plan.json"
@@ -23,7 +26,17 @@ ONNX = "model.onnx"
 ENGINE = "engine"
 AUDIT = "audit.json"
 FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", AUDIT)
-"""What `build_audited` writes, relative to its folder."""
+"""What `build_audited` writes for every runtime, relative to its folder."""
+
+LARGEST_BATCH = 64
+"""Images that a compiled classifier takes at once; its height and width are fixed."""
+
+
+def files_of(folder: Path) -> tuple[str, ...]:
+    """What `build_audited` has written into a folder, relative to it."""
+    spec = read_spec(folder / ENGINE)
+    compiled = (f"{ENGINE}/{spec.artefact}", f"{ENGINE}/{RECORD_FILE}") if spec.runtime.compiles else ()
+    return (*FILES, *compiled)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,9 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
     if widths:
         prove_equal(model.simulate(), padded.simulate(), job.example, tolerance=5e-2)
         note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
-    export_quantized(padded, job.example, folder / ONNX)
+    entry = job.profile.runtime(job.runtime.value)
+    integer_bias = entry is None or entry.bias is DType.INT32
+    export_quantized(padded, job.example, folder / ONNX, quantize_bias=integer_bias)
     build_engine(
         folder / ONNX,
         folder / ENGINE,
@@ -78,5 +93,15 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
         float_precision=FloatPrecision(model.plan.float_precision),
         input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
         super_resolution=job.picture_format,
+        device=job.profile,
+        shapes=_shapes(job) if job.runtime.compiles else None,
     )
-    return audit(load_engine(folder / ENGINE, 1), folder / ONNX, model.plan), widths
+    return audit(load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
+
+
+def _shapes(job: Job) -> ShapeRange:
+    """What a compiled engine takes: pictures of any usual size, or a classifier's own size in batches."""
+    usual = (1, job.example.shape[1], *job.input_size)
+    if isinstance(job.loaded.workload, Classification):
+        return ShapeRange(smallest=usual, usual=usual, largest=(LARGEST_BATCH, *usual[1:]))
+    return ShapeRange.around(usual, job.loaded.workload.min_input_side)

@@ -64,10 +64,11 @@ def compress(request: CompressRequest, *, resume: bool = False, overwrite: bool 
 
 
 def require(result: Report, audited: Audit, request: CompressRequest) -> None:
-    """Raise where the result does not hold what was promised."""
+    """Raise where the result does not hold what was promised; of an engine that was not run, only the audit is held."""
     audited.require()
     quality = result.quality
-    assert quality is not None
+    if quality is None:
+        return
     gap = quality.torch_engine_gap
     tolerance = TOLERANCES[quality.unit] if request.tolerance is None else request.tolerance
     if gap is not None and gap > tolerance:
@@ -75,7 +76,7 @@ def require(result: Report, audited: Audit, request: CompressRequest) -> None:
             f"{quality.metric} of the engine and of torch differ by {gap:.3f} {quality.unit}, "
             f"more than the tolerance of {tolerance:g}; see report.html"
         )
-    if not result.limits.reached:
+    if result.limits.reached is False:
         raise ConstraintError(
             f"the engine loses {quality.drop:.3f} {quality.unit} on {quality.dataset.folder}, more than the allowed "
             f"{request.max_drop:g}; the best engine so far was written (a larger --iterations may help)"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from bitwright.foundation.errors import ConstraintError
+from bitwright.foundation.errors import ConstraintError, DeviceError
 from bitwright.foundation.files import atomic_path, write_text
 from bitwright.foundation.progress import note
 from bitwright.report import curve_chart, curve_html
 from bitwright.report.tradeoff_curve import Choice, CurvePoint, Kind, TradeoffCurve
 from bitwright.runs import recovery, stages
-from bitwright.runs.built import FILES
+from bitwright.runs.built import files_of
 from bitwright.runs.curve_choice import pick
 from bitwright.runs.curve_costs import calibrations, coverage_warnings, load_table
 from bitwright.runs.curve_plans import Planned, Timed, mixed_plans
@@ -25,6 +25,7 @@ from bitwright.runs.curve_timing import latency_of, sessions, time_points
 from bitwright.runs.folder import LAST_STAGE, RunFolder
 from bitwright.runs.job import Job
 from compress.training.processes import MASKS, NOTHING, give_order
+from deploy.engines.tensorrt_target import GpuTarget, why_not_here
 from hw_profiles.latency_table import LatencyTable
 
 CURVE = "curve.json"
@@ -53,6 +54,7 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
         if run.stage_done("recovered"):
             give_order(NOTHING)
         job = Job.open(request.job_request(), run)
+        _require_here(job)
         if not run.stage_done(SHARED_STAGES[0][0]):
             job.check_data()
         elif not sessions(job):
@@ -76,6 +78,16 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
     if choice is not None and not choice.reached:
         raise ConstraintError(f"{choice.why}; {choice.point} was written to {request.run_folder / CHOSEN}")
     return made
+
+
+def _require_here(job: Job) -> None:
+    """DeviceError where the engines of a curve could be built here and not timed."""
+    if job.runtime.compiles:
+        reason = why_not_here(GpuTarget.of(job.profile).compute_capability, job.profile.id)
+        if reason is not None:
+            raise DeviceError(
+                f"a curve times every engine: {reason}; `bitwright compress` builds one without running it"
+            )
 
 
 def load_curve(run: Path) -> TradeoffCurve:
@@ -132,7 +144,7 @@ def _write_chosen(run: Path, point: CurvePoint) -> None:
     if point.kind is Kind.BASELINE:
         names = {"float.onnx": "engine/float.onnx", "engine.json": "engine/engine.json", "plan.json": "plan.json"}
     else:
-        names = {name: name for name in FILES}
+        names = {name: name for name in files_of(run / Path(point.plan).parent)}
     source = run / Path(point.plan).parent
     for name, target in names.items():
         with atomic_path(folder / target) as temporary:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.report.tradeoff_curve import Kind, Prediction
-from bitwright.runs.built import AUDIT, ENGINE, FILES, ONNX, PLAN, build_audited
+from bitwright.runs.built import AUDIT, ENGINE, ONNX, PLAN, build_audited, files_of
 from bitwright.runs.job import Job
 from bitwright.runs.stages import FLOAT, NEAREST
 from compress.compressed import CompressedModel
@@ -112,7 +112,7 @@ def build_point(job: Job, proposal: Proposal) -> None:
         reference, files = job.original, (PLAN, AUDIT, QUALITY)
     else:
         built = build_audited(job, network(job, proposal), folder)
-        reference, files = built.model.simulate(), (*FILES, QUALITY)
+        reference, files = built.model.simulate(), (*files_of(folder), QUALITY)
     engine = load_engine(job.run.path / proposal.engine, job.cores)
     workload = job.loaded.workload
     predict = engine_predict(engine)

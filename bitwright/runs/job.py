@@ -246,7 +246,7 @@ def float_precision(profile: DeviceProfile, runtime: Runtime) -> FloatPrecision:
 
 def default_placement(runtime: Runtime) -> Placement:
     """Quantise what the runtime needs to pick integer kernels, and no more: the rest costs quality and buys no time."""
-    return Placement.INPUTS if runtime is Runtime.OPENVINO else Placement.INPUTS_OUTPUTS
+    return Placement.INPUTS_OUTPUTS if runtime is Runtime.ONNXRUNTIME else Placement.INPUTS
 
 
 def integer_rule(profile: DeviceProfile, op: Op, runtime: Runtime) -> PrecisionRule | None:

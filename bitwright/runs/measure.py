@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from bitwright.foundation.files import write_text
 from bitwright.report.measured import Latency
 from bitwright.report.text import ratio_interval
+from bitwright.runs.built import ENGINE
 from bitwright.runs.proof import time_engines
 from bitwright.runs.reopen import reopened
 from bitwright.runs.reporting import latency_section, load_report
+from deploy.engines import load_engine
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
@@ -56,6 +58,7 @@ class MeasureSummary(BaseModel):
 def measure(run: Path, *, threads: int, input_size: tuple[int, int], seconds: float) -> MeasureSummary:
     """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`."""
     with reopened(run) as job:
+        load_engine(run / ENGINE, 1, device=job.profile).require_here()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed)
     same_machine(Environment.model_validate(load_report(run).environment), timed.environment)

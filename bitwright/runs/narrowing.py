@@ -8,6 +8,7 @@ from torch import fx
 
 from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note, track
+from bitwright.report.schema import NarrowedResult
 from bitwright.runs.job import KEPT, NARROW, NARROWED, Job
 from compress.graph import save_graph
 from compress.narrowing import Class, Narrowed, Narrowing
@@ -50,6 +51,14 @@ def narrowed(job: Job) -> None:
     values = {"skipped": None, "step": step, "drop": drop, "widths": {n: list(w) for n, w in result.widths.items()}}
     job.run.finish_stage(NARROWED, [NARROW, KEPT], values)
     job.become(result.graph)
+
+
+def narrowed_section(job: Job) -> NarrowedResult | None:
+    """The channels that were removed; None where none were."""
+    if not job.narrower:
+        return None
+    found = job.run.values(NARROWED)
+    return NarrowedResult(step=found["step"], drop=found["drop"], layers=found["widths"])
 
 
 def most_within(found: Narrowing, order: Sequence[Class], drop_of: Callable[[fx.GraphModule], float],

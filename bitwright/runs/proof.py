@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.files import write_bytes, write_text
+from bitwright.foundation.progress import note
 from bitwright.runs.built import ENGINE, MODEL
 from bitwright.runs.job import Job
 from bitwright.runs.stages import FLOAT
@@ -28,6 +29,7 @@ from workloads.workload import Quality
 QUALITY = "quality.json"
 LATENCY = "latency.json"
 ENGINE_NAME, BASELINE_NAME = "engine", "float"
+NOT_RUN = "not_run"
 CROP = 192
 PICTURES = 3
 
@@ -44,10 +46,12 @@ class QualityRecord(BaseModel):
 
 def quality(job: Job) -> None:
     """Evaluate the float engine, the simulation and the engine, and cut picture crops for the report."""
+    engine = load_engine(job.run.path / ENGINE, job.cores, device=job.profile)
+    if _left_out(job, engine, "quality"):
+        return
     model = CompressedModel.load(job.run.path / MODEL, job.graph)
     workload, samples = job.loaded.workload, job.eval_samples
     baseline = load_engine(job.run.path / FLOAT, job.cores)
-    engine = load_engine(job.run.path / ENGINE, job.cores)
     float_quality = workload.evaluate(engine_predict(baseline), samples)
     report = compare(model.simulate(), engine, samples, workload, job.request.tolerance)
     pictures: list[dict[str, Any]] = []
@@ -113,10 +117,28 @@ def _png(image: NDArray[Any]) -> bytes:
 def latency(job: Job) -> None:
     """Time the engine and the float baseline in turn, each in a process of its own."""
     request = job.request
+    if _left_out(job, load_engine(job.run.path / ENGINE, 1, device=job.profile), "latency"):
+        return
     x = job.loaded.workload.example_input(*job.input_size).numpy()
     result = time_engines(job.run.path, x, threads=request.threads, seconds=request.measure_seconds, seed=request.seed)
     write_text(job.run.path / LATENCY, result.model_dump_json() + "\n")
     job.run.finish_stage("latency", [LATENCY], {})
+
+
+def _left_out(job: Job, engine: Engine, stage: str) -> bool:
+    """Finish a stage that takes running the engine, with the reason, where it cannot run here."""
+    reason = engine.why_not_here()
+    if reason is None:
+        return False
+    note(f"{stage}: not measured, {reason}")
+    job.run.finish_stage(stage, [], {NOT_RUN: reason})
+    return True
+
+
+def why_not_run(job: Job) -> str | None:
+    """Why the engine was not run in this job; None where it was."""
+    reason = job.run.values("quality").get(NOT_RUN)
+    return None if reason is None else str(reason)
 
 
 def time_engines(run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int) -> ComparisonResult:

@@ -19,7 +19,6 @@ from bitwright.report.schema import (
     Limits,
     Mismatch,
     ModelInfo,
-    NarrowedResult,
     Picture,
     PlanStep,
     Quality,
@@ -27,18 +26,19 @@ from bitwright.report.schema import (
     RuntimeInfo,
     Score,
     Size,
-    SparsityResult,
 )
-from bitwright.runs.built import ENGINE, ONNX, PLAN
+from bitwright.runs.built import ENGINE, PLAN
 from bitwright.runs.inputs import folder_hash
-from bitwright.runs.job import NARROWED, Job
-from bitwright.runs.mask_training import mask_result
-from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality
+from bitwright.runs.job import Job
+from bitwright.runs.narrowing import narrowed_section
+from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality, why_not_run
+from bitwright.runs.sparsity import sparsity_section
 from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
 from compress.plan import Plan
 from deploy.audit import Audit
 from deploy.engines import read_spec
+from deploy.environment import Environment
 from deploy.latency import ComparisonResult
 from hw_profiles import DeviceProfile, DType, estimate_ms
 from workloads.classification.task import Classification
@@ -60,8 +60,9 @@ def report(job: Job) -> Report:
     audited = Audit.model_validate_json((run / "audit.json").read_bytes())
     spec = read_spec(run / ENGINE)
     selected = job.run.values("select")
-    timed = load_latency(run)
-    quality = _quality(job)
+    why_not = why_not_run(job)
+    timed = None if why_not else load_latency(run)
+    quality = None if why_not else _quality(job)
     limit = job.request.max_drop
     floats = Plan.model_validate({**plan.model_dump(), "layers": {name: {} for name in plan.layers},
                                   "float_precision": "fp32"})  # fmt: skip
@@ -83,21 +84,23 @@ def report(job: Job) -> Report:
             threads=job.request.threads,
         ),
         quality=quality,
-        latency=latency_section(timed),
+        latency=None if timed is None else latency_section(timed),
         audit=audit_section(audited),
         layers=layer_rows(job.table, plan, audited, selected["sensitivity"], job.profile, job.request.threads),
-        size=Size(bytes=(run / ENGINE / ONNX).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size),
+        size=Size(
+            bytes=(run / ENGINE / spec.artefact).stat().st_size, float_bytes=(run / FLOAT / "float.onnx").stat().st_size
+        ),
         sparsity=sparsity_section(job),
         narrowed=narrowed_section(job),
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
-        limits=Limits(max_drop_db=limit, reached=limit is None or quality.drop <= limit),
-        pictures=tuple(Picture(**picture) for picture in load_quality(run).pictures),
+        limits=Limits(max_drop_db=limit, reached=_reached(limit, quality)),
+        pictures=() if why_not else tuple(Picture(**picture) for picture in load_quality(run).pictures),
         plan_search=_steps(job, plan),
         timings_s=job.run.timings(),
         warnings=tuple(_warnings(job, timed)),
-        environment=timed.environment.model_dump(mode="json"),
+        environment=(Environment.record() if timed is None else timed.environment).model_dump(mode="json"),
         command=tuple(job.request.command()),
-        next_command=f"bitwright measure {run} --threads 2",
+        next_command=f"bitwright verify {run}" if why_not else f"bitwright measure {run} --threads 2",
     )
     write_text(run / REPORT, result.to_json())
     write_html(result, run)
@@ -105,20 +108,11 @@ def report(job: Job) -> Report:
     return result
 
 
-def narrowed_section(job: Job) -> NarrowedResult | None:
-    """The channels that were removed; None where none were."""
-    if not job.narrower:
-        return None
-    found = job.run.values(NARROWED)
-    return NarrowedResult(step=found["step"], drop=found["drop"], layers=found["widths"])
-
-
-def sparsity_section(job: Job) -> SparsityResult | None:
-    """What the stage `engine` found of the zeros; None where no sparsity was asked for."""
-    if job.request.sparsity is None:
-        return None
-    found = SparsityResult.model_validate(job.run.values("engine")["sparsity"])
-    return found.model_copy(update={"training": mask_result(job)})
+def _reached(limit: float | None, quality: Quality | None) -> bool | None:
+    """Whether the limit is kept on the engine; None where the engine was not run."""
+    if limit is None:
+        return True
+    return None if quality is None else quality.drop <= limit
 
 
 def _quality(job: Job) -> Quality:
@@ -272,15 +266,22 @@ def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
     return tuple(steps)
 
 
-def _warnings(job: Job, timed: ComparisonResult) -> list[str]:
+def _warnings(job: Job, timed: ComparisonResult | None) -> list[str]:
     found = list(job.warnings)
+    why_not = why_not_run(job)
+    if why_not:
+        run = job.run.path
+        found.append(
+            f"The engine was built for {job.profile.name} and audited, but neither run nor timed: {why_not}. "
+            f"On such a machine: bitwright verify {run}, bitwright measure {run}"
+        )
     for layer in job.run.values("engine")["without_kernel"]:
         found.append(f"{layer}: {job.runtime} has no integer kernel for it; left in float")
-    for measurement in timed.measurements:
+    for measurement in () if timed is None else timed.measurements:
         found += [f"{measurement.name}: {reason.value}" for reason in measurement.noise]
         if not measurement.steady:
             found.append(f"{measurement.name}: latency did not become steady during warm-up")
-    if job.request.eval_data is None:
+    if job.request.eval_data is None and not why_not:
         found.append(_HELD_OUT_CLASSES if isinstance(job.loaded.workload, Classification) else _HELD_OUT)
     return found
 

@@ -9,12 +9,14 @@ from bitwright.foundation.errors import VerificationError
 from bitwright.report.schema import SparsityResult
 from bitwright.runs.built import ENGINE, MODEL, ONNX, Built
 from bitwright.runs.job import Job
+from bitwright.runs.mask_training import mask_result
 from compress.graph import tensor
 from compress.layer_table import LayerRow
 from compress.sparsity.eligibility import reduction_length
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.pack_model import pack_model
+from deploy.engine import SparseTactics
 from deploy.onnx_sparsity import read_nm
 from hw_profiles import DType, Op
 from hw_profiles.sparsity_support import SIZE_ONLY, why_size_only, work_left
@@ -75,10 +77,18 @@ def _effect(job: Job, built: Built) -> tuple[bool, str]:
                 in_channels=reduction_length(row) * row.groups, out_channels=_outputs(row),
             )  # fmt: skip
             helped += row.macs if left < 1 else 0
+    told = _tactics(built.audit.sparse) if job.runtime.compiles else ""
     if not helped:
-        return True, f"N:M is {SIZE_ONLY} here: {plan.runtime} gains no time from zeros ({why_size_only(plan.runtime)})"
+        why = why_size_only(plan.runtime)
+        return True, f"N:M is {SIZE_ONLY} here: {plan.runtime} gains no time from zeros ({why}){told}"
     share = 100 * helped / job.table.macs
-    return False, f"Sparse kernels exist for {share:.0f} % of the MACs; whether they help, only the latency tells"
+    return False, f"Sparse kernels exist for {share:.0f} % of the MACs; whether they help, only the latency tells{told}"
+
+
+def _tactics(sparse: SparseTactics | None) -> str:
+    if sparse is None:
+        return "; the builder told nothing of layers that it found eligible or picked"
+    return f"; the builder found {sparse.eligible} layers eligible and picked sparse kernels for {sparse.picked}"
 
 
 def _outputs(row: LayerRow) -> int:
@@ -97,3 +107,11 @@ def _zeros(built: Built) -> float:
 
 def _deflated(path: Path) -> int:
     return len(zlib.compress(path.read_bytes(), 9))
+
+
+def sparsity_section(job: Job) -> SparsityResult | None:
+    """What the stage `engine` found of the zeros; None where no sparsity was asked for."""
+    if job.request.sparsity is None:
+        return None
+    found = SparsityResult.model_validate(job.run.values("engine")["sparsity"])
+    return found.model_copy(update={"training": mask_result(job)})

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
-from bitwright.runs.built import FILES, build_audited
+from bitwright.runs.built import build_audited, files_of
 from bitwright.runs.job import BALANCED, FIRST_STAGE, Job
 from bitwright.runs.sparsity import PACKED, SPARSE, sparse_facts
 from compress.balancing import balance
@@ -48,6 +48,8 @@ SAFETY = 0.5
 
 def float_baseline(job: Job) -> None:
     """The float network in ONNX Runtime: what speed-up and drop are measured against."""
+    # A runtime that is not installed is told now, not when hours of calibration and training are done.
+    runtime_version(job.runtime)
     export_float(job.original, job.example, job.float_onnx)
     _build_baseline(job, Runtime.ONNXRUNTIME)
     job.run.finish_stage(FIRST_STAGE, BASELINE_FILES, {"runtime": job.runtime.value})
@@ -173,7 +175,7 @@ def build(job: Job) -> None:
     built = build_audited(job, model, job.run.path)
     padded = {name: list(pair) for name, pair in built.padded.items()}
     values = {"padded": padded, "without_kernel": list(built.without_kernel)}
-    files = list(FILES)
+    files = list(files_of(job.run.path))
     if job.request.sparsity is not None:
         values["sparsity"] = sparse_facts(job, built).model_dump()
         files.append(PACKED)

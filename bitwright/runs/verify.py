@@ -47,7 +47,7 @@ def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
     with reopened(run) as job:
         model = compressed_network(job)
         _require_stamped(run / ENGINE)
-        engine = load_engine(run / ENGINE, job.cores)
+        engine = load_engine(run / ENGINE, job.cores, device=job.profile)
         audited = audit(engine, run / ONNX, model.plan)
         audited.require()
         samples = job.eval_samples if eval_data is None else job.loaded.workload.samples(eval_data)

@@ -11,18 +11,22 @@ from pydantic import ValidationError
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path, sha256_file, write_bytes, write_text
-from deploy.engine import Engine, EngineSpec, FloatPrecision, Runtime
+from deploy.engine import Engine, EngineSpec, FloatPrecision, Runtime, ShapeRange
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engines.openvino_engine import OpenVinoEngine
 from deploy.engines.runtime_packages import runtime_version
+from deploy.engines.tensorrt_engine import TensorRtEngine
 from deploy.onnx_repair import repair
+from hw_profiles import DeviceProfile
 from workloads.super_resolution.format import SRFormat
 
 ENGINES: dict[Runtime, type[Engine]] = {
     Runtime.ONNXRUNTIME: OnnxRuntimeEngine,
     Runtime.OPENVINO: OpenVinoEngine,
+    Runtime.TENSORRT_RTX: TensorRtEngine,
+    Runtime.TENSORRT: TensorRtEngine,
 }
-"""The runtimes; the module of each has the name that the value of its `Runtime` gives."""
+"""The runtimes; the module of each has the name that the value of its `Runtime` gives; both TensorRTs share one."""
 
 SPEC_FILE = "engine.json"
 
@@ -36,6 +40,8 @@ def build_engine(
     float_precision: FloatPrecision = FloatPrecision.FP32,
     input_shape: tuple[int, int, int, int] | None = None,
     super_resolution: SRFormat | None = None,
+    device: DeviceProfile | None = None,
+    shapes: ShapeRange | None = None,
 ) -> EngineSpec:
     """Make `folder` an engine of an exported ONNX file: the artefact and the `engine.json` that stamps it.
 
@@ -44,11 +50,20 @@ def build_engine(
     [N, C, H, W]: what the engine will mostly be run on. OpenVINO is faster when it compiles for one shape, most of all
     where float and integer operators alternate; ONNX Runtime takes no notice of it. `super_resolution`: stamped on
     the engine of a network that enlarges pictures, so that pictures can be given to it without its checkpoint.
+    The TensorRTs compile for the architecture of `device` and the inputs in `shapes`.
     """
     source = _repaired(onnx_path)
     if source != onnx_path.read_bytes():
         onnx_path = folder / onnx_path.name
         write_bytes(onnx_path, source)
+    if runtime.compiles:
+        from deploy.engines.tensorrt_compile import compile_engine
+
+        spec = compile_engine(
+            onnx_path, folder, runtime=runtime, device=device, float_precision=float_precision, shapes=shapes
+        )
+        write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+        return spec
     spec = EngineSpec(
         runtime=runtime,
         artefact=onnx_path.name,
@@ -79,13 +94,20 @@ def _repaired(path: Path) -> bytes:
     return bytes(file.SerializeToString()) if repair(file).changed else data
 
 
-def load_engine(folder: Path, threads: int, *, input_shape: tuple[int, int, int, int] | None = None) -> Engine:
+def load_engine(
+    folder: Path,
+    threads: int,
+    *,
+    input_shape: tuple[int, int, int, int] | None = None,
+    device: DeviceProfile | None = None,
+) -> Engine:
     """Load the engine in `folder` to run on `threads` threads.
 
     `input_shape`, [N, C, H, W]: what it is specialised on instead of the shape that it was built for.
 
-    UsageError when the folder holds no engine, the artefact is not the one that was stamped, or the installed runtime
-    is another version than the engine was built and audited with.
+    UsageError when the folder holds no engine, the artefact is not the one that was stamped, the installed runtime
+    is another version than the engine was built and audited with, or a compiled engine is for another profile, or
+    another state of it, than `device`.
     """
     if threads < 1:
         raise UsageError(f"an engine runs on at least 1 thread, not {threads}")
@@ -102,6 +124,9 @@ def load_engine(folder: Path, threads: int, *, input_shape: tuple[int, int, int,
         )
     if input_shape is not None:
         spec = spec.model_copy(update={"input_shape": input_shape})
+    if device is not None and spec.profile_hash not in {None, device.hash()}:
+        changed = "which has changed since" if device.id == spec.profile else f"not for {device.id}"
+        raise UsageError(f"{folder} was compiled for {spec.profile}, {changed}; rebuild the engine")
     return ENGINES[spec.runtime](spec, folder, threads)
 
 

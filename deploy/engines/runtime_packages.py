@@ -9,6 +9,9 @@ from types import ModuleType
 from bitwright.foundation.optional import require
 from deploy.runtimes import Runtime
 
+_MODULES = {Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx")}
+"""Module and extra of the runtimes whose module has another name than the runtime."""
+
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 
 
@@ -17,7 +20,8 @@ def import_runtime(runtime: Runtime) -> ModuleType:
     if runtime is Runtime.ONNXRUNTIME:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if runtime is not Runtime.OPENVINO or "openvino" in sys.modules or _OPENVINO_TELEMETRY in sys.modules:
-        return require(runtime.value)
+        module, extra = _MODULES.get(runtime, (runtime.value, None))
+        return require(module, extra=extra)
     # OpenVINO sends an event on import unless its telemetry package is absent; it then falls back to a stub.
     sys.modules[_OPENVINO_TELEMETRY] = None  # type: ignore[assignment]
     try:

@@ -22,7 +22,8 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.quantizers import A8, W8
 from compress.ranges import RangeMethod, set_ranges
 from compress.statistics import collect
-from deploy.onnx_export import INPUT, OPSET, OUTPUT, PLAN_KEY, export_float, export_quantized
+from deploy.onnx_export import INPUT, OPSET, OUTPUT, export_float, export_quantized
+from deploy.onnx_plan import PLAN_KEY
 
 
 class Body(nn.Module):

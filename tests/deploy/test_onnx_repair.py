@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy.engine import Runtime
 from deploy.engines import build_engine, load_engine
 from deploy.onnx_repair import repair
+from tests.deploy.runtimes import RUN_ON_CPU
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_clips_of_constant_weights_are_folded(brevitas_file: Path):
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("runtime", list(Runtime))
+@pytest.mark.parametrize("runtime", RUN_ON_CPU)
 def test_a_repaired_engine_runs_integer_kernels(brevitas_file: Path, tmp_path: Path, runtime: Runtime):
     build_engine(brevitas_file, tmp_path, runtime=runtime, profile="x86-avx512-vnni-bf16")
     engine = load_engine(tmp_path, 1)

@@ -1,0 +1,112 @@
+"""Compiling an exported ONNX file to a TensorRT engine for a device profile, with all that its stamp holds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.files import atomic_path, sha256_file, write_bytes, write_text
+from bitwright.foundation.progress import note
+from compress.plan import Plan
+from deploy.engine import EngineSpec, FloatPrecision, Runtime, ShapeRange
+from deploy.engines.runtime_packages import import_runtime, runtime_version
+from deploy.engines.tensorrt_builder import compile_network
+from deploy.engines.tensorrt_lint import lint, require_accepted
+from deploy.engines.tensorrt_record import (
+    RECORD_FILE,
+    BuildRecord,
+    layers_in_json,
+    layers_in_log,
+    sparse_tactics_in_log,
+)
+from deploy.engines.tensorrt_target import GpuTarget
+from deploy.onnx_plan import plan_of
+from hw_profiles import DeviceProfile
+
+ENGINE_SUFFIX = ".engine"
+CACHE_FILE = "timing.cache"
+_USUAL = (128, 128)
+
+
+def compile_engine(
+    onnx_path: Path,
+    folder: Path,
+    *,
+    runtime: Runtime,
+    device: DeviceProfile | None,
+    float_precision: FloatPrecision = FloatPrecision.FP32,
+    shapes: ShapeRange | None = None,
+) -> EngineSpec:
+    """Lint and compile the file, write engine, record and the file itself into `folder`; returns the stamp.
+
+    The plan in the file's metadata tells which layers must run on integers. With a layer in it that fits 2:4, on a
+    device that has such kernels, the builder may choose sparse ones. UsageError for what the builder does not take.
+    """
+    if device is None:
+        raise UsageError(f"{runtime} compiles for one GPU architecture; give the device profile to build for")
+    if float_precision is not FloatPrecision.FP32:
+        raise UsageError(
+            f"a {runtime} engine is strongly typed: what its file has in fp32 does not run in {float_precision}"
+        )
+    target = GpuTarget.of(device)
+    api = import_runtime(runtime)
+    target.require(api, runtime)
+    file = onnx.load(onnx_path)
+    plan = plan_of(file)
+    look_ahead(file, plan, runtime, onnx_path.name)
+    patterns = () if plan is None else plan.sparse_layers.values()
+    sparse = target.sparse and any(pattern.fits_two_of_four() for pattern in patterns)
+    shapes = ShapeRange.around((1, _channels(file), *_USUAL)) if shapes is None else shapes
+    cache = folder / CACHE_FILE
+    compiled = compile_network(api, runtime, onnx_path, target, shapes, sparse_weights=sparse, cache=cache)
+    artefact = onnx_path.with_suffix(ENGINE_SUFFIX).name
+    write_bytes(folder / artefact, compiled.engine)
+    digest = sha256_file(folder / artefact)
+    record = BuildRecord(
+        engine_sha256=digest,
+        sparse_weights=sparse,
+        sparse=sparse_tactics_in_log(compiled.log),
+        layers=layers_in_log(compiled.log) or layers_in_json(_inspected(api, compiled.engine)),
+    )
+    write_text(folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
+    if onnx_path.resolve().parent != folder.resolve():
+        with atomic_path(folder / onnx_path.name) as temporary:
+            shutil.copyfile(onnx_path, temporary)
+    return EngineSpec(
+        runtime=runtime,
+        artefact=artefact,
+        float_precision=float_precision,
+        runtime_version=runtime_version(runtime),
+        artefact_sha256=digest,
+        profile=target.profile,
+        source=onnx_path.name,
+        shapes=shapes,
+        compute_capability=target.compute_capability,
+        profile_hash=target.profile_hash,
+    )
+
+
+def look_ahead(file: onnx.ModelProto, plan: Plan | None, runtime: Runtime, name: str) -> None:
+    """Lint the file before it is built: UsageError for what would be refused, a note for what will run in float."""
+    findings = lint(file, runtime)
+    require_accepted(findings, runtime, name)
+    wanted = None if plan is None else set(plan.quantized_layers)
+    for finding in findings:
+        if wanted is None or finding.layer in wanted:
+            note(f"{runtime}: {finding.text}")
+
+
+def _channels(file: onnx.ModelProto) -> int:
+    return int(file.graph.input[0].type.tensor_type.shape.dim[1].dim_value)
+
+
+def _inspected(api: ModuleType, engine: bytes) -> str:
+    """What an engine's inspector tells; needs the GPU that the engine is for."""
+    loaded = api.Runtime(api.Logger(api.Logger.ERROR)).deserialize_cuda_engine(engine)
+    if loaded is None:
+        return "{}"
+    return str(loaded.create_engine_inspector().get_engine_information(api.LayerInformationFormat.JSON))

@@ -1,0 +1,88 @@
+"""GpuTarget: the GPU architecture that TensorRT compiles for, read from a device profile."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitwright.foundation.errors import UsageError
+from deploy.engine import Runtime
+from hw_profiles import DeviceProfile
+
+_ISA = re.compile(r"sm_(\d+)(\d)")
+_SPARSE = "sparse_2_4"
+
+
+class GpuTarget(BaseModel):
+    """A GPU architecture, and the profile that asked for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compute_capability: str = Field(description="major.minor, such as 8.9")
+    profile: str
+    profile_hash: str
+    sparse: bool = Field(description="whether its tensor cores have 2:4 kernels")
+
+    @staticmethod
+    def of(device: DeviceProfile) -> GpuTarget:
+        """The target of a profile; UsageError where its architecture is not an NVIDIA GPU's."""
+        found = _ISA.fullmatch(device.arch.isa or "")
+        if found is None:
+            raise UsageError(
+                f"TensorRT compiles for NVIDIA GPUs; the architecture of {device.id} is "
+                f"{device.arch.isa or 'not given'}, expected sm_<compute capability> such as sm_89"
+            )
+        return GpuTarget(
+            compute_capability=f"{found[1]}.{found[2]}",
+            profile=device.id,
+            profile_hash=device.hash(),
+            sparse=_SPARSE in device.arch.features,
+        )
+
+    @property
+    def member(self) -> str:
+        """Its name in TensorRT's `ComputeCapability`, such as SM89."""
+        return "SM" + self.compute_capability.replace(".", "")
+
+    def require(self, api: ModuleType, runtime: Runtime) -> None:
+        """UsageError unless this version of the runtime can compile for the target.
+
+        TensorRT-RTX compiles for the architectures that it lists, with or without a GPU; TensorRT for the GPU here.
+        """
+        if runtime is Runtime.TENSORRT_RTX:
+            known = [name for name in api.ComputeCapability.__members__ if name.startswith("SM")]
+            if self.member not in known:
+                listed = ", ".join(name.removeprefix("SM") for name in known)
+                raise UsageError(
+                    f"{runtime} {api.__version__} does not compile for SM {self.compute_capability} ({self.profile}); "
+                    f"it compiles for {listed}"
+                )
+        else:
+            here = gpu_here()
+            if here != self.compute_capability:
+                found = "there is none here" if here is None else f"the GPU here has {here}"
+                raise UsageError(
+                    f"{runtime} compiles on a GPU like the one it compiles for: {self.profile} has compute capability "
+                    f"{self.compute_capability} and {found}; build on that machine, or use the runtime tensorrt-rtx"
+                )
+
+
+def why_not_here(compute_capability: str | None, profile: str) -> str | None:
+    """Why an engine for this architecture cannot run on this machine, in words; None where it can."""
+    here = gpu_here()
+    if here is not None and here == compute_capability:
+        return None
+    found = "there is no GPU here that torch can use" if here is None else f"the GPU here has {here}"
+    return f"it needs an NVIDIA GPU of compute capability {compute_capability} ({profile}) and {found}"
+
+
+def gpu_here() -> str | None:
+    """Compute capability of the GPU that torch would use, such as 8.9; None where it sees none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}.{minor}"

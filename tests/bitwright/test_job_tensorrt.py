@@ -1,0 +1,68 @@
+"""The job for a GPU that is not here: the engine is built and audited, and nothing is claimed of running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.engines.tensorrt_target import gpu_here
+from tests.bitwright.job_helpers import command, compress, read_json, some_photos, tiny_checkpoint
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
+pytestmark = [pytest.mark.engine, pytest.mark.skipif(gpu_here() == "8.9", reason="the GPU of the tests is here")]
+
+DEVICE = ("--device", "rtx-4090")
+
+
+def test_an_engine_for_a_gpu_that_is_not_here_is_built_audited_and_not_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos, run = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos"), tmp_path / "run"
+    more = ("--no-reconstruct", "--max-drop", "50", "--sparsity", "2:4", *DEVICE)
+    ended = compress(capsys, checkpoint, photos, run, *more)
+    assert ended.code == 0, ended.err
+    report = read_json(run / "report.json")
+    assert report["quality"] is None
+    assert report["latency"] is None
+    assert report["limits"] == {"max_drop_db": 50.0, "reached": None}
+    assert report["runtime"]["name"] == "tensorrt-rtx"
+    assert report["audit"]["executed"] == report["audit"]["planned"]
+    assert report["audit"]["executed"]["int8"] >= 2
+    statement = "built for NVIDIA GeForce RTX 4090 and audited, but neither run nor timed: it needs an NVIDIA GPU of"
+    assert [statement in warning for warning in report["warnings"]].count(True) == 1
+    assert "the builder told nothing of layers that it found eligible or picked" in report["sparsity"]["effect"]
+    shown = " ".join(ended.out.split())
+    assert "Limit of 50 dB not checked: the engine was not run" in shown
+    assert "built in" in shown
+    assert "executed" not in shown
+    assert "Audit passed" not in (run / "report.html").read_text()
+    assert (run / "engine" / "model.engine").stat().st_size == report["size"]["bytes"]
+
+    again = compress(capsys, checkpoint, photos, run, *more, "--resume")
+    assert again.code == 0, again.err
+    needed = "model.engine cannot run here: it needs an NVIDIA GPU of compute capability 8.9 (rtx-4090)"
+    for words in (("verify", run), ("measure", run, "--seconds", "0.2")):
+        assert needed in command(capsys, *words).refusal(5)
+
+
+def test_what_takes_running_is_refused_before_any_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
+    curve = command(capsys, "curve", checkpoint, *DEVICE, "--data", photos, "--out", tmp_path / "curve")
+    assert "a curve times every engine: it needs an NVIDIA GPU of compute capability 8.9" in curve.refusal(5)
+    profile = command(capsys, "profile", checkpoint, *DEVICE, "--out", tmp_path / "table.jsonl")
+    assert "tensorrt-rtx tells no time for each kernel" in profile.refusal(2)
+
+
+def test_hopper_names_the_runtime_that_is_missing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
+    ended = compress(capsys, checkpoint, photos, tmp_path / "run", "--device", "h100-sxm")
+    assert "tensorrt cannot be imported" in ended.refusal(2)
+    wrong = compress(
+        capsys, checkpoint, photos, tmp_path / "other", "--device", "h100-sxm", "--runtime", "tensorrt-rtx"
+    )
+    assert "--runtime tensorrt-rtx: h100-sxm has no such runtime; did you mean tensorrt?" in wrong.refusal(2)

@@ -1,0 +1,8 @@
+"""Which runtimes the contract tests run engines of."""
+
+from __future__ import annotations
+
+from deploy.engine import Runtime
+
+RUN_ON_CPU = [runtime for runtime in Runtime if not runtime.compiles]
+"""Those whose engines run on any machine; engines of the others are built and audited in tests of their own."""

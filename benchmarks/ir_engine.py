@@ -23,7 +23,7 @@ class IrEngine(OpenVinoEngine):
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The nodes of the network that was compiled for the engine's own input shape."""
         nodes = []
-        for node in self._compiled.get_runtime_model().get_ordered_ops():
+        for node in self._session.network.get_runtime_model().get_ordered_ops():
             info = {key: str(value.value) for key, value in node.get_rt_info().items()}
             precision = "int8" if info["runtimePrecision"] in _INTEGERS else info["runtimePrecision"]
             nodes.append(

@@ -47,9 +47,9 @@ def verdict(left: float, ratio: float, paired: Speedup) -> str:
 
 
 def runtimes() -> tuple[Runtime, ...]:
-    """Those that engines can be built for and that are installed; UsageError where there is none."""
+    """Those installed ones whose engines run on any machine; UsageError where there is none."""
     installed = installed_runtimes()
-    found = tuple(runtime for runtime in ENGINES if installed.get(runtime.value))
+    found = tuple(runtime for runtime in ENGINES if installed.get(runtime.value) and not runtime.compiles)
     if not found:
         raise UsageError("no runtime is installed; install onnxruntime or openvino")
     return found

@@ -47,6 +47,11 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise UsageError(f"OpenVINO cannot load {self._path}: {reason(error)}") from error
 
+    @property
+    def network(self) -> Any:
+        """The compiled network, specialised on the shape if there is one."""
+        return self._compiled
+
     def compiled(self) -> tuple[Any, ...]:
         """The compiled networks: the specialised one, if there is one, and the general one."""
         if self._general is None:

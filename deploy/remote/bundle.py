@@ -16,6 +16,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import track
 from deploy.engines import load_engine, read_spec
+from deploy.engines.sessions import SESSIONS
 from deploy.latency import Candidate
 from deploy.remote.archive import MANIFEST
 from deploy.remote.manifest import Arm, Manifest, Protocol
@@ -83,6 +84,9 @@ def write_bundle(
     arms = []
     for index, candidate in enumerate(track(candidates, "bundling engines")):
         spec = read_spec(candidate.folder)
+        if spec.runtime not in SESSIONS:
+            known = ", ".join(SESSIONS)
+            raise UsageError(f"{candidate.folder} is an engine of {spec.runtime}; a bundle carries engines of {known}")
         arm = Arm(name=candidate.name, spec=spec, file=f"engines/{index}.onnx", output=f"outputs/{index}.npy")
         # One thread, so that the output, and with it the bundle, is the same each time.
         files[arm.output] = _npy(load_engine(candidate.folder, 1).run(x))

@@ -21,6 +21,7 @@ from deploy.remote.manifest import Manifest
 from deploy.remote.sample_log import SAMPLES
 from tests.deploy.bundle_helpers import SEED, SHAPE, Bundle, make_bundle, start
 from tests.deploy.far_machine import HOSTILE, await_rounds, bare_python, clean_environment, kill, runners
+from tests.deploy.runtimes import RUN_ON_CPU
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +70,7 @@ def test_the_runner_s_modules_import_nothing_but_each_other_python_and_numpy() -
     assert reached | {"deploy.remote.runner"} == set(RUNNER_MODULES)
 
 
-@pytest.mark.parametrize("runtime", list(Runtime))
+@pytest.mark.parametrize("runtime", RUN_ON_CPU)
 def test_a_bundle_measures_with_numpy_and_the_runtime_alone(
     runtime: Runtime, python: Path, quantized_file: Path, float_file: Path, tmp_path: Path
 ) -> None:
@@ -283,3 +284,13 @@ def test_hostile_names_are_names(bundle: Bundle, tmp_path: Path, name: str) -> N
     assert ended.returncode == 0, ended.stderr
     assert Results.read(folder / name).comparison(bundle.manifest).target_reached
     assert not list(tmp_path.rglob("pwned"))
+
+
+def test_an_engine_that_no_runner_can_open_is_not_bundled(
+    quantized_file: Path, float_file: Path, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path, quantized_file, float_file)
+    stamp = tmp_path / "engine" / "engine.json"
+    stamp.write_text(stamp.read_text().replace('"runtime": "onnxruntime"', '"runtime": "tensorrt-rtx"', 1))
+    with pytest.raises(UsageError, match="a bundle carries engines of onnxruntime, openvino"):
+        make_bundle(tmp_path, quantized_file, float_file)

@@ -79,7 +79,10 @@ def test_a_ratio_without_an_interval_says_so_everywhere(report: Report, run_fold
     page = build_html(partial, run_folder)
     assert page.count("interval n/a") == 3
     assert "None" not in page
-    summary = MeasureSummary(run="r", latency=again.latency, same_machine=True)
+    summary = MeasureSummary(
+        run="r", file="r/measurements/a.json", latency=again.latency, noise=(), same_machine=True, machine="this one",
+        elsewhere=None,
+    )  # fmt: skip
     assert "speed-up 3.21 [interval n/a]: too few blocks to tell" in summary.lines()
 
 

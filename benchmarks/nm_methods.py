@@ -28,6 +28,9 @@ from compress.sparsity import METHODS
 
 PATTERNS = ("2:4", "1:8", "1:16", "1:32")
 ARMS = "arms"
+LARGEST_NOISE = 1e6
+"""A ratio of noise to signal beyond it stands for a signal that was not positive."""
+NO_SIGNAL = "no signal"
 
 
 def arms_of(given: argparse.Namespace) -> list[Arm]:
@@ -72,7 +75,8 @@ def table_of(results: list[dict[str, Any]]) -> str:
                     f"{statistics.mean(r['flops_realisable'] for r in steps) / 1e9:.2f}",
                     _spread([100 * r["accuracy"] for r in flops], 2),
                     f"{statistics.mean(r['steps'] for r in flops):.0f}" if flops else "n/a",
-                    *(_geometric([r[key] for r in steps]) for key in ("g_var", "v_var", "update_pruned", "nsr")),
+                    *(_geometric([r[key] for r in steps]) for key in ("g_var", "v_var", "update_pruned")),
+                    _noise([r["nsr"] for r in steps]),
                 ]
             )  # fmt: skip
         titles = ("method", "accuracy %, equal steps", "NLL", "GFLOPs", "realisable", "accuracy %, equal FLOPs",
@@ -91,6 +95,11 @@ def _spread(values: list[float], digits: int) -> str:
 def _geometric(values: list[float | None]) -> str:
     known = [v for v in values if v is not None and v > 0]
     return f"{math.exp(statistics.mean(math.log(v) for v in known)):.2e}" if known else "n/a"
+
+
+def _noise(values: list[float | None]) -> str:
+    """Noise over signal; no figure where two half-batches did not even agree in direction in some measurement."""
+    return NO_SIGNAL if any(v is not None and v > LARGEST_NOISE for v in values) else _geometric(values)
 
 
 def benchmark(given: argparse.Namespace) -> str:

@@ -46,6 +46,12 @@ def test_arms_are_kept_and_not_trained_again(tmp_path: Path, monkeypatch: pytest
         nm_methods.benchmark(given(tmp_path, methods=["none"]))
 
 
+def test_noise_without_a_signal_is_not_told_as_a_figure() -> None:
+    assert nm_methods._noise([2.0, 8.0]) == "4.00e+00"
+    assert nm_methods._noise([2.0, 1e26]) == nm_methods.NO_SIGNAL
+    assert nm_methods._noise([None]) == "n/a"
+
+
 def test_both_ways_of_making_masks_are_compared_on_the_same_weights() -> None:
     network = nn.Sequential(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 6, 1))
     rows = nm_mask_cost.rows_of("small", network, torch.rand(1, 32, 8, 8), 1)

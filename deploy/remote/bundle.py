@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-import bitwright.foundation as foundation
-import deploy
+from bitwright.foundation import files as foundation_files
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import track
@@ -49,7 +48,7 @@ RUNNER_MODULES = (
 )
 """The modules that travel; they import nothing but each other, Python and numpy (and a runtime when it is used)."""
 
-_ROOTS = {"bitwright": Path(foundation.__path__[0]).parent, "deploy": Path(deploy.__path__[0])}
+_ROOTS = {"bitwright": Path(foundation_files.__file__).parents[1], "deploy": Path(__file__).parents[1]}
 _TIME = (1980, 1, 1, 0, 0, 0)
 # Read by whatever Python there is, so in words that old ones understand.
 _MAIN = b'''"""Times the engines of this bundle; the samples go to a folder beside it. See --help."""

@@ -97,12 +97,14 @@ def search_time(curve: TradeoffCurve, run: Path) -> dict[str, float]:
     stages = curve.timings_s
     entries = [json.loads(line) for line in (run / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     rounds = [entry["values"] for entry in entries if entry["stage"].startswith("plans ")]
+    # Curves of earlier versions did not record these two.
+    recorded = all("solving_s" in values and "predicted" in values for values in rounds)
     return {
         "sensitivities": stages.get("sensitivity", 0.0),
         "timing kernels in place": sum(s for name, s in stages.items() if name.startswith("cost ")),
         "fitting and solving": sum(s for name, s in stages.items() if name.startswith("plans ")),
-        "of that solving": sum(values.get("solving_s", 0.0) for values in rounds),
-        "plans": max((values.get("predicted", 0) for values in rounds), default=0),
+        **({"of that solving": sum(values["solving_s"] for values in rounds)} if recorded else {}),
+        "plans": max((values["predicted"] for values in rounds), default=0) if recorded else 0,
     }
 
 
@@ -157,10 +159,8 @@ def of_network(given: argparse.Namespace, name: str) -> tuple[dict[str, Any], st
         "seconds": time.monotonic() - started,
     }
     parts = ", ".join(f"{part} {s:.1f} s" for part, s in searched.items() if part != "plans")
-    told = (
-        f"{len(curve.front)} of {len(curve.points)} measured points are not dominated. The search predicted "
-        f"{searched['plans']:.0f} plans: {parts}."
-    )
+    plans = f"The search predicted {searched['plans']:.0f} plans" if searched["plans"] else "The search"
+    told = f"{len(curve.front)} of {len(curve.points)} measured points are not dominated. {plans}: {parts}."
     table = table_of(records, times, BASELINE, preparation=False)
     return results, f"## {name}\n\n{table}\n\n{told}\n\n{verdict(against)}\n\n{circumstances(times)}"
 

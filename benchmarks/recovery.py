@@ -1,7 +1,7 @@
 """What recovery training brings back: `python -m benchmarks.recovery --data-root DIR`.
 
-Super-resolution: `bitwright compress` of a network to integers, without and with `--recover-minutes`, evaluated on
-Set14 and BSD100 on the engine and timed beside ONNX Runtime float. Classification: a CIFAR-10 ResNet in 8 and 4 bits,
+Super-resolution: `bitwright compress` of a network to integers, as it is and narrowed, each without and with
+`--recover-minutes`, evaluated on Set14 and BSD100 on the engine and timed beside ONNX Runtime float. Classification: a CIFAR-10 ResNet in 8 and 4 bits,
 before and after training, several seeds; simulated in torch and labelled so: no runtime here executes 4 bits.
 """
 
@@ -41,12 +41,15 @@ def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str
     if steps is not None:
         length, recover = f"{steps} steps", f"recover={steps}"
     claim(network, {**settings.decisive(), "length": length})
-    training = replace(settings, options=(*settings.options, recover))
-    arms = [
-        Arm(BASELINE, partial(onnxruntime_float, network, settings)),
-        Arm("bitwright int8", partial(bitwright_arm, network, settings, LIMIT)),
-        Arm(f"bitwright int8, {length} of training", partial(bitwright_arm, network, training, LIMIT)),
-    ]
+    arms = [Arm(BASELINE, partial(onnxruntime_float, network, settings))]
+    variants = {"bitwright int8": settings}
+    if given.narrow:
+        narrower = replace(settings, options=(*settings.options, f"narrow={given.narrow:g}"))
+        variants[f"bitwright int8, narrowed for {given.narrow:g} dB"] = narrower
+    for title, chosen in variants.items():
+        training = replace(chosen, options=(*chosen.options, recover))
+        arms.append(Arm(title, partial(bitwright_arm, network, chosen, LIMIT)))
+        arms.append(Arm(f"{title}, {length} of training", partial(bitwright_arm, network, training, LIMIT)))
     records = [finished(network, arm, SETS) for arm in arms]
     times = timed(network, records, timing)
     rows = []
@@ -100,6 +103,9 @@ def main() -> int:
     parser.add_argument("--networks", default="rfdn_x4", help="stems of super-resolution checkpoints")
     parser.add_argument("--minutes", type=float, default=45.0, help="training time of each network, wall clock")
     parser.add_argument("--training-steps", type=int, default=None, help="training steps of each network, not minutes")
+    parser.add_argument(
+        "--narrow", type=float, default=0.02, help="dB given for narrower layers, arms of its own; 0: none"
+    )
     parser.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the classifier at each bit width; 0: none")
     parser.add_argument("--steps", type=int, default=400, help="steps of each of them, batches of 64")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,17 @@ def without_paths(value: Any, names: Mapping[Path, str]) -> Any:
     return clean(value)
 
 
-def write_results(out: Path, results: Mapping[str, Any], table: str, names: Mapping[Path, str]) -> None:
-    """Write `results.json` and `table.md` into `out`, paths replaced as `without_paths` does."""
-    write_json(out / RESULTS, without_paths(dict(results), names))
+def write_results(out: Path, benchmark: str, results: Mapping[str, Any], table: str, names: Mapping[Path, str]) -> None:
+    """Write `results.json` and `table.md` into `out`, paths replaced as `without_paths` does.
+
+    The JSON begins with what identifies the run: schema, name of the benchmark, time, command and package versions.
+    """
+    head = {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]],
+        "versions": versions(),
+    }
+    write_json(out / RESULTS, without_paths({**head, **results}, names))
     write_text(out / TABLE, table.rstrip("\n") + "\n")

@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from compress.graph import capture
 from compress.layer_table import LayerTable
 from search.eqnet.accounting import Accounting
@@ -91,14 +90,12 @@ def benchmark(given: argparse.Namespace) -> str:
     table = markdown_table(("what", "candidates or samples", "CPU s", "wall s", "best predicted"), rows)
     text = f"## ResNet-20, BitOps of uniform 4 bits, {given.threads} thread(s), synthetic quality\n\n{table}"
     results = {
-        "schema": SCHEMA, "benchmark": "eqnet_search", "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.eqnet_search", *sys.argv[1:]], "versions": versions(),
         "genetic_seconds": [{"cpu": c, "wall": w} for c, w in times], "random_seconds": list(by_chance),
         "nsga_seconds": list(nsga), "nsga_trials": given.trials, "training_seconds": list(training),
         "candidates": found[0].candidates, "predicted": found[0].predicted, "best": float(found[0].fitness[0]),
         "best_random": float(chance[0].fitness[0]), "agreement": told.model_dump(),
     }  # fmt: skip
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "eqnet_search", results, text, command.hidden(given))
     return text
 
 

@@ -13,14 +13,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from compress.graph import capture
 from compress.training.processes import Processes
 from search.eqnet.forms import FORMS
@@ -118,11 +117,9 @@ def benchmark(given: argparse.Namespace) -> str:
     table = markdown_table(("step", "median CPU ms", "over float [range]"), rows)
     text = f"## ResNet-20, batch {given.batch}, {given.threads} thread(s), {given.rounds} rounds\n\n{table}"
     results = {
-        "schema": SCHEMA, "benchmark": "eqnet_step", "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.eqnet_step", *sys.argv[1:]], "versions": versions(),
         "settings": {"batch": given.batch, "threads": given.threads}, "rounds": rounds, "ratios": ratios,
     }  # fmt: skip
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "eqnet_step", results, text, command.hidden(given))
     return text
 
 

@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from benchmarks.recovery_classification import trained
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
@@ -157,14 +156,11 @@ def benchmark(given: argparse.Namespace) -> str:
                 + tables(reads, dedicated, float_top1)
             )
             results = {
-                "schema": SCHEMA, "benchmark": "eqnet_study",
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "command": ["python", "-m", "benchmarks.eqnet_study", *sys.argv[1:]], "versions": versions(),
                 "float_top1": float_top1, "dedicated_top1": dedicated,
                 "reads": [r.model_dump(mode="json") for r in reads],
             }  # fmt: skip
             # After each seed, so that a study that is stopped has whole ones.
-            write_results(given.out, results, text, command.hidden(given))
+            write_results(given.out, "eqnet_study", results, text, command.hidden(given))
     note(f"study: {(time.monotonic() - began) / 60:.0f} minutes in this call")
     return text
 

@@ -6,11 +6,10 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.profile import profile
 from bitwright.runs.profile_summary import ProfileRequest
@@ -103,11 +102,6 @@ def benchmark(given: argparse.Namespace) -> str:
         ]
     )
     results = {
-        "schema": SCHEMA,
-        "benchmark": "latency_predictor",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.latency_predictor", *sys.argv[1:]],
-        "versions": versions(),
         "agreement": {name: found.model_dump(mode="json") for name, found in agreements.items()},
         "report": predictor.report.model_dump(mode="json"),
         "predicted_ms": guesses,
@@ -116,7 +110,7 @@ def benchmark(given: argparse.Namespace) -> str:
         "uncovered": [list(found.uncovered) for found in predictions],
         "peak_memory_bytes_computed": [found.peak_memory_bytes for found in predictions],
     }
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "latency_predictor", results, text, command.hidden(given))
     return text
 
 

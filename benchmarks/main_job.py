@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks import command
 from benchmarks.arms import Network, claim, finished
-from benchmarks.common import SCHEMA, versions, write_results
+from benchmarks.common import write_results
 from benchmarks.main_job_arms import BASELINE, Settings, arms_of, drops_of, names_of
 from benchmarks.session import Timing, timed
 from benchmarks.tables import circumstances, rows_of, table_of
@@ -55,16 +54,11 @@ def benchmark(given: argparse.Namespace) -> str:
         }
         sections.append(f"## {name}\n\n{table_of(records, times, BASELINE)}\n\n{circumstances(times)}")
         results = {
-            "schema": SCHEMA,
-            "benchmark": "main_job",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": ["python", "-m", "benchmarks.main_job", *sys.argv[1:]],
             "baseline": BASELINE,
             "seed": given.seed,
-            "versions": versions(),
             "networks": networks,
         }
-        write_results(given.out, results, "\n\n".join(sections), command.hidden(given))
+        write_results(given.out, "main_job", results, "\n\n".join(sections), command.hidden(given))
     return "\n\n".join(sections)
 
 

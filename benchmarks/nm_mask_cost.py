@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from compress.nm_pattern import Sparsity
 from compress.sparsity import Scored, magnitude, nm_masks
 from compress.sparsity.layouts import layout_of
@@ -114,13 +114,14 @@ def rows_of(name: str, network: nn.Module, inputs: Tensor, rounds: int) -> list[
             layout = layout_of(module)
             assert layout is not None
             # Equal magnitudes may be kept in another order; what is kept must weigh the same.
+            assert isinstance(module.weight, Tensor)
             size = layout.rows(magnitude(module.weight)).double()
             if not torch.isclose((size * layout.rows(mask)).sum(), (size * other).sum(), rtol=1e-12):
                 raise AssertionError(f"the two ways disagree on {name} at {text}")
-        arms = {
+        arms: dict[str, Callable[[], Any]] = {
             "step": step,
-            "ours": lambda layers=layers, pattern=pattern: ours(layers, pattern),
-            "argsort": lambda rows=canonical, pattern=pattern: by_argsort(rows, pattern),
+            "ours": partial(ours, layers, pattern),
+            "argsort": partial(by_argsort, canonical, pattern),
         }
         seconds = timed(arms, rounds)
         weights = sum(w.numel() for w in canonical)
@@ -155,14 +156,9 @@ def benchmark(given: argparse.Namespace) -> str:
         titles, shown
     )
     results = {
-        "schema": SCHEMA,
-        "benchmark": "nm_mask_cost",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.nm_mask_cost", *sys.argv[1:]],
-        "versions": versions(),
         "rows": rows,
     }
-    write_results(given.out, results, text, {given.out: "OUT"})
+    write_results(given.out, "nm_mask_cost", results, text, {given.out: "OUT"})
     return text
 
 

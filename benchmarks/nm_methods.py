@@ -12,14 +12,13 @@ import json
 import math
 import statistics
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from benchmarks.nm_digits import Arm, train
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_json
@@ -110,14 +109,9 @@ def benchmark(given: argparse.Namespace) -> str:
     head = f"## N:M methods on digits, {given.steps} steps, {given.seeds} seeds, mean ± standard deviation\n\n"
     text = head + table_of(results)
     written = {
-        "schema": SCHEMA,
-        "benchmark": "nm_methods",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.nm_methods", *sys.argv[1:]],
-        "versions": versions(),
         "rows": results,
     }
-    write_results(given.out, written, text, {given.out: "OUT"})
+    write_results(given.out, "nm_methods", written, text, {given.out: "OUT"})
     return text
 
 

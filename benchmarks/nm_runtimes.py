@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, speedup_text, versions, write_results
+from benchmarks.common import markdown_table, speedup_text, write_results
 from benchmarks.nm_stacks import DENSE, MODEL, Sizes, Stack, build, export
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
@@ -100,7 +99,7 @@ def rows_of(given: argparse.Namespace, stack: Stack, dtype: DType, times: Compar
                     out_channels=stack.width,
                 )  # fmt: skip
                 paired = times.speedup(arm, base, Clock.CPU)
-                said = verdict(left, float(row["ratio"]), paired)  # type: ignore[arg-type]
+                said = verdict(left, float(row["ratio"]), paired)
                 row |= {"paired": paired.model_dump(mode="json"), "work_left": left, "verdict": said}
             rows.append(row)
     return rows
@@ -139,15 +138,10 @@ def benchmark(given: argparse.Namespace) -> str:
     rough = f" **Rough: {'; '.join(sorted(set(notes)))}.**" if notes else ""
     text = f"## N:M in the runtimes, {place}\n\n{table_of(rows)}{rough}"
     results = {
-        "schema": SCHEMA,
-        "benchmark": "nm_runtimes",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.nm_runtimes", *sys.argv[1:]],
-        "versions": versions(),
         "environment": times.environment.model_dump(mode="json"),
         "rows": rows,
     }
-    write_results(given.out, results, text, {given.out: "OUT"})
+    write_results(given.out, "nm_runtimes", results, text, {given.out: "OUT"})
     return text
 
 

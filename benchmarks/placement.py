@@ -11,17 +11,17 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from benchmarks import command
 from benchmarks.arms import Arm, Network, Prepared, claim, finished
-from benchmarks.common import SCHEMA, versions, write_results
+from benchmarks.common import write_results
 from benchmarks.main_job_arms import BASELINE
 from benchmarks.session import Timing, timed
 from benchmarks.tables import circumstances, rows_of, table_of
 from bitwright.runs import stages
+from bitwright.runs.built import PLAN
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.request import CompressRequest
@@ -85,7 +85,7 @@ def _exported(request: CompressRequest, network: Network, padded: bool) -> Path:
         if not run.stage_done("nearest"):
             stages.nearest(job)
         model = CompressedModel.load(run.path / stages.NEAREST, job.graph)
-    model.plan.save(folder / stages.PLAN)
+    model.plan.save(folder / PLAN)
     export_quantized(pad_channels(model, MULTIPLE)[0] if padded else model, job.example, path)
     return path
 
@@ -102,7 +102,7 @@ def _quantized(request: CompressRequest, folder: Path, variant: Variant, timing:
         float_precision=variant.precision,
         input_shape=timing.input_shape(network) if variant.static else None,
     )
-    result = audit(load_engine(folder, 1), path, Plan.load(path.with_name(stages.PLAN)))
+    result = audit(load_engine(folder, 1), path, Plan.load(path.with_name(PLAN)))
     layers = (result.executed.get("int8", 0), len(result.layers))
     return Prepared(folder, time.monotonic() - started, layers=layers, details={"executed": {**result.executed}})
 
@@ -141,20 +141,15 @@ def benchmark(given: argparse.Namespace) -> str:
     times = timed(network, records, timing)
     text = f"## {network.name}\n\n{table_of(records, times, BASELINE, preparation=False)}\n\n{circumstances(times)}"
     results = {
-        "schema": SCHEMA,
-        "benchmark": "placement",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.placement", *sys.argv[1:]],
         "baseline": BASELINE,
         "seed": given.seed,
-        "versions": versions(),
         "network": network.name,
         "checkpoint_sha256": network.loaded.sha256,
         "rows": rows_of(records, times, BASELINE),
         "arms": [record.model_dump(mode="json") for record in records],
         "latency": times.model_dump(mode="json"),
     }
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "placement", results, text, command.hidden(given))
     return text
 
 

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import markdown_table, write_results
 from benchmarks.qat_peers import with_brevitas, with_fused_lsq, with_fx, with_pt2e
 from compress.compressed import CompressedModel
 from compress.folding import fold
@@ -86,7 +85,7 @@ class Arm:
         self.optimizer.step()
 
     def _capture(self, images: Tensor, targets: Tensor) -> None:
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -195,15 +194,10 @@ def benchmark(given: argparse.Namespace) -> str:
         + markdown_table(("step", "layout", f"median ms ({clock})", "over float [range]"), shown)
     )
     results = {
-        "schema": SCHEMA,
-        "benchmark": "qat_step",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.qat_step", *sys.argv[1:]],
-        "versions": versions(),
         "checkpoint_sha256": loaded.sha256,
         "rows": rows,
     }
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "qat_step", results, text, command.hidden(given))
     return text
 
 

@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import command
-from benchmarks.common import RESULTS, SCHEMA, markdown_table, versions, write_results
+from benchmarks.common import RESULTS, markdown_table, write_results
 from search.quantnas import Mode, NoiseSource, QuantSettings, Supernet, bitops_costs
 from search.quantnas.entropy import EntropyReduction, Sparsity, sparsity_loss
 from workloads.super_resolution.format import Color, SRFormat
@@ -121,8 +120,8 @@ CLAIMS = (
 def report(rounds: Sequence[dict[str, float]]) -> tuple[list[dict[str, Any]], str]:
     """Rows for the file and the text of both tables."""
     names = list(dict.fromkeys(name for r in rounds for name in r))
-    times = [[n, f"{1e3 * statistics.median(r[n] for r in rounds if n in r):.0f}"] for n in names]
-    rows = []
+    times: list[list[str]] = [[n, f"{1e3 * statistics.median(r[n] for r in rounds if n in r):.0f}"] for n in names]
+    rows: list[dict[str, Any]] = []
     for name, over, what in CLAIMS:
         found = ratio(rounds, name, over)
         if found is not None:
@@ -162,16 +161,11 @@ def benchmark(given: argparse.Namespace) -> str:
         f"noise {given.source}\n\n{tables}"
     )
     results = {
-        "schema": SCHEMA,
-        "benchmark": "quantnas_step",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.quantnas_step", *sys.argv[1:]],
-        "versions": versions(),
         "settings": settings,
         "rounds": rounds,
         "rows": rows,
     }
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "quantnas_step", results, text, command.hidden(given))
     return text
 
 

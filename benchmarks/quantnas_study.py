@@ -15,13 +15,12 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import command
-from benchmarks.common import SCHEMA, versions, write_results
+from benchmarks.common import write_results
 from benchmarks.quantnas_study_arms import ABLATIONS, ArmKind, Study, Unit
 from benchmarks.quantnas_study_tables import draw, main_table, margin_table, margins
 from bitwright.foundation.errors import UsageError
@@ -120,17 +119,12 @@ def benchmark(given: argparse.Namespace) -> str:
     rows = margins(records, SETS)
     text = "\n\n".join([_circumstances(study, len(missing)), main_table(records, SETS), margin_table(rows, SETS)])
     results = {
-        "schema": SCHEMA,
-        "benchmark": "quantnas_study",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.quantnas_study", *sys.argv[1:]],
-        "versions": versions(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "missing": missing,
         "units": [record.model_dump(mode="json", by_alias=True) for record in records],
         "margins": rows,
     }
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "quantnas_study", results, text, command.hidden(given))
     if records:
         draw(records, SETS, given.out / "psnr_over_bitops.png")
     return text

@@ -1,8 +1,9 @@
 """What recovery training brings back: `python -m benchmarks.recovery --data-root DIR`.
 
 Super-resolution: `bitwright compress` of a network to integers, as it is and narrowed, each without and with
-`--recover-minutes`, evaluated on Set14 and BSD100 on the engine and timed beside ONNX Runtime float. Classification: a CIFAR-10 ResNet in 8 and 4 bits,
-before and after training, several seeds; simulated in torch and labelled so: no runtime here executes 4 bits.
+`--recover-minutes`, evaluated on Set14 and BSD100 on the engine and timed beside ONNX Runtime float. Classification:
+a CIFAR-10 ResNet in 8 and 4 bits, before and after training, several seeds; simulated in torch and labelled so: no
+runtime here executes 4 bits.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from benchmarks import command
 from benchmarks.arms import Arm, Network, claim, finished
-from benchmarks.common import SCHEMA, markdown_table, speedup_text, versions, write_results
+from benchmarks.common import markdown_table, speedup_text, write_results
 from benchmarks.main_job_arms import BASELINE, Settings, bitwright_arm, names_of, onnxruntime_float
 from benchmarks.recovery_classification import BITS, TITLES, Trained, trained
 from benchmarks.session import timed
@@ -84,16 +84,11 @@ def benchmark(given: argparse.Namespace) -> str:
         text, rows = classified(given)
         parts.append(text)
     results = {
-        "schema": SCHEMA,
-        "benchmark": "recovery",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks.recovery", *sys.argv[1:]],
-        "versions": versions(),
         "networks": figures,
         "classification": [row.model_dump(mode="json") for row in rows],
     }
     text = "\n\n".join(parts)
-    write_results(given.out, results, text, command.hidden(given))
+    write_results(given.out, "recovery", results, text, command.hidden(given))
     return text
 
 

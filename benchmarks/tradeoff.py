@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pydantic import JsonValue
 
 from benchmarks import command
 from benchmarks.arms import Arm, ArmRecord, Network, Prepared, claim, finished
-from benchmarks.common import SCHEMA, versions, write_results
+from benchmarks.common import write_results
 from benchmarks.main_job_arms import BASELINE, Settings, arms_of, names_of
 from benchmarks.session import Timing, timed
 from benchmarks.tables import circumstances, rows_of, table_of
@@ -173,16 +172,11 @@ def benchmark(given: argparse.Namespace) -> str:
         networks[name], section = of_network(given, name)
         sections.append(section)
         results = {
-            "schema": SCHEMA,
-            "benchmark": "tradeoff",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": ["python", "-m", "benchmarks.tradeoff", *sys.argv[1:]],
             "baseline": BASELINE,
             "seed": given.seed,
-            "versions": versions(),
             "networks": networks,
         }
-        write_results(given.out, results, "\n\n".join(sections), command.hidden(given))
+        write_results(given.out, "tradeoff", results, "\n\n".join(sections), command.hidden(given))
     return "\n\n".join(sections)
 
 

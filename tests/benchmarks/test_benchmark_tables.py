@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,11 @@ def test_a_speedup_without_an_interval_says_so() -> None:
 def test_results_name_no_path_of_this_machine(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     results = {"command": ["run", str(data / "sr"), f"{data}base"], str(out): [{"folder": str(out)}], "n": 1}
-    write_results(out, results, "| a |", {data: "DATA", out: "OUT"})
+    write_results(out, "some", results, "| a |", {data: "DATA", out: "OUT"})
     read = json.loads((out / "results.json").read_text())
+    assert [read.pop(key) for key in ("schema", "benchmark")] == [1, "some"]
+    assert set(read.pop("versions")) >= {"torch", "onnx"}
+    assert read.pop("created") <= datetime.now(UTC).isoformat()
     # A name that only begins alike is another path; a key is never touched.
     assert read == {"command": ["run", "DATA/sr", f"{data}base"], str(out): [{"folder": "OUT"}], "n": 1}
     assert (out / "table.md").read_text() == "| a |\n"

@@ -16,6 +16,7 @@ from deploy.engine import FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
 from deploy.onnx_export import export_quantized
+from deploy.onnx_formats import verify_formats
 from hw_profiles import DType
 from search.layer_sensitivity import restricted
 from workloads.classification.task import Classification
@@ -85,6 +86,7 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
     entry = job.profile.runtime(job.runtime.value)
     integer_bias = entry is None or entry.bias is DType.INT32
     export_quantized(padded, job.example, folder / ONNX, quantize_bias=integer_bias)
+    verify_formats(folder / ONNX, padded.plan)
     build_engine(
         folder / ONNX,
         folder / ENGINE,

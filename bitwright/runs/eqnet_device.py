@@ -21,9 +21,10 @@ from compress.compressed import CompressedModel
 from compress.graph import save_graph
 from compress.layer_table import LayerTable
 from compress.plan import Placement
-from deploy.engine import Runtime
+from deploy.engine import Engine, Runtime
 from deploy.engines import load_engine
 from deploy.onnx_export import export_quantized
+from deploy.onnx_formats import verify_formats
 from deploy.verify import engine_predict
 from hw_profiles import DeviceProfile, RuntimeEngine, installed_runtimes, load_profile
 from search.eqnet.device_search import DeviceFound, DeviceSearchSettings, search_device
@@ -83,10 +84,15 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     remarks = illegal_layers(model.plan, choice.profile, trained.table)
     built = _write(trained, choice, model, folder)
     final = model if built is None else built.model
-    evaluated, engine_quality = _evaluated(trained, final, folder, built is not None)
+    engine = None if built is None else load_engine(folder / ENGINE, 1, device=choice.profile)
+    elsewhere = None if engine is None else engine.why_not_here()
+    runs = engine if elsewhere is None else None
+    evaluated, engine_quality = _evaluated(trained, final, runs)
     notes = [*remarks]
     if engine_quality is not None:
         notes.append(f"on the engine: {engine_quality:.3f} {trained.loaded.workload.unit} on held-out pictures")
+    if elsewhere is not None:
+        notes.append(f"the engine was built and audited, but not run: {elsewhere}")
     if built is not None and built.without_kernel:
         notes.append(f"without integer kernel, left in float: {', '.join(built.without_kernel)}")
     result = DevicePlan(
@@ -124,14 +130,21 @@ def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound, precis
     return restricted(model, plan, model.graph)
 
 
+def _builds_here(choice: DeviceChoice) -> bool:
+    """Whether the runtime is installed, and builds for this processor or, as compilers do, for any."""
+    if choice.runtime not in {r.value for r in Runtime} or not installed_runtimes().get(choice.runtime):
+        return False
+    return Runtime(choice.runtime).compiles or choice.profile.arch.isa == platform.machine()
+
+
 def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folder: Path) -> Built | None:
-    """The engine and its audit where runtime and processor are here; else plan, integers and the exported file."""
-    known = choice.runtime in {r.value for r in Runtime} and installed_runtimes().get(choice.runtime)
-    if not known or choice.profile.arch.isa != platform.machine():
+    """The engine and its audit where it can be built; else plan, integers and the exported file, checked as a file."""
+    if not _builds_here(choice):
         model.plan.save(folder / PLAN)
         model.save(folder / MODEL)
         floats = {r.value for r in FLOAT_BIASES}
         export_quantized(model, trained.example, folder / ONNX, quantize_bias=choice.runtime not in floats)
+        verify_formats(folder / ONNX, model.plan)
         return None
     request = trained.request
     asked = CompressRequest.model_validate(
@@ -151,12 +164,10 @@ def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folde
     return built
 
 
-def _evaluated(
-    trained: Trained, model: CompressedModel, folder: Path, has_engine: bool
-) -> tuple[float | None, float | None]:
-    """Quality on --eval of the engine, or in torch where there is none; and the engine's on the held-out pictures."""
-    predict = engine_predict(load_engine(folder / ENGINE, 1)) if has_engine else model.simulate()
-    held_out = trained.subnets.evaluate(predict) if has_engine else None
+def _evaluated(trained: Trained, model: CompressedModel, engine: Engine | None) -> tuple[float | None, float | None]:
+    """Quality on --eval of the engine, or in torch where none runs here; and the engine's on the held-out pictures."""
+    predict = model.simulate() if engine is None else engine_predict(engine)
+    held_out = None if engine is None else trained.subnets.evaluate(predict)
     if trained.request.eval_data is None:
         return None, held_out
     workload = trained.loaded.workload

@@ -223,9 +223,8 @@ def test_state_of_another_training_is_refused(tmp_path: Path) -> None:
 
 
 def test_minutes_become_a_number_of_steps_that_fits() -> None:
-    result = trained(quantized(W3), replace(SHORT, steps=None, minutes=0.05, checks=2))
-    assert result.steps >= 25
-    assert result.seconds < 8
+    few, many = (trained(quantized(W3), replace(SHORT, steps=None, minutes=m, checks=2)).steps for m in (0.01, 0.1))
+    assert 2 <= few < many
 
 
 def test_self_distillation_trains_on_labels_and_its_own_past(tmp_path: Path) -> None:

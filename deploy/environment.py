@@ -25,6 +25,9 @@ class Environment(BaseModel):
     architecture: str
     cpu_flags: tuple[str, ...] = Field(description="the instruction sets that decide which kernels a runtime picks")
     virtual_machine: bool | None
+    emulator: str | None = Field(
+        default=None, description="what translates instructions for another processor; times then tell nothing"
+    )
     logical_cores: int
     physical_cores: int | None
     usable_cores: int = Field(description="logical cores that this process may run on")

@@ -33,6 +33,7 @@ def read_machine(root: Path = Path("/")) -> dict[str, Any]:
         "architecture": platform.machine(),
         "cpu_flags": sorted(flags & _FLAGS),
         "virtual_machine": "hypervisor" in flags if "flags" in lines else None,
+        "emulator": emulator(root),
         "logical_cores": os.cpu_count() or 1,
         "physical_cores": _physical_cores(root),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -56,9 +57,10 @@ def decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in machine.items() if name not in _PASSING}
     # A kernel reserves a little more or less memory at each boot.
     values["memory_bytes"] = f"{round(machine['memory_bytes'] / _GIB)} GiB"
-    if not values.get("core_kinds"):
-        # Records made before the kinds were read keep their fingerprint.
-        values.pop("core_kinds", None)
+    for name in ("core_kinds", "emulator"):
+        if not values.get(name):
+            # Records made before these were read keep their fingerprint.
+            values.pop(name, None)
     return values
 
 
@@ -67,6 +69,19 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
     left, right = decisive(a), decisive(b)
     names = dict.fromkeys([*left, *right])
     return tuple(f"{n}: {left.get(n)}, {right.get(n)}" for n in names if left.get(n) != right.get(n))
+
+
+def emulator(root: Path = Path("/")) -> str | None:
+    """What translates this program's instructions for another processor, such as qemu-aarch64; None where none is seen.
+
+    An emulator in user space keeps its own name as that of the thread, which the kernel cuts to 15 characters.
+    """
+    name = read_text(root / "proc/self/comm") or ""
+    if name.startswith("qemu-"):
+        return f"qemu-{platform.machine()}"
+    if platform.machine() != "x86_64" and "vendor_id" in _cpu_lines(root):
+        return "unknown"
+    return None
 
 
 def clock_mhz(root: Path = Path("/")) -> float | None:

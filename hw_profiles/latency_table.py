@@ -81,7 +81,8 @@ class LatencyRow(MeasuredRow):
 class NetworkRow(MeasuredRow):
     """One measured network: `ms` are quantiles of whole inferences, timed without the runtime's profiler.
 
-    `kernels` are all calls of one inference in order; `kernel_ms` their times by the profiler, in the same order.
+    `kernels` are all calls of one inference in order; `kernel_ms` their times by the profiler, in the same order. Both
+    are empty where an engine was only timed as a whole, as on another machine.
     """
 
     kind: Literal["network"] = "network"

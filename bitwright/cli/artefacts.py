@@ -11,7 +11,14 @@ import typer
 from bitwright.cli.compress import show_result
 from bitwright.cli.elsewhere import measure_there
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
-from bitwright.cli.run_options import InputSizeOption, RunArgument, SecondsOption, ThreadsOption, must_be_a_run
+from bitwright.cli.run_options import (
+    InputSizeOption,
+    RunArgument,
+    SecondsOption,
+    TableOption,
+    ThreadsOption,
+    must_be_a_run,
+)
 from bitwright.foundation.errors import UsageError
 
 
@@ -78,6 +85,7 @@ def measure(
     ssh_config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --on: configuration of ssh in place of the user's.")
     ] = None,
+    table: TableOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Time a run's engine against its float baseline again, side by side, here or on another machine.
@@ -93,12 +101,20 @@ def measure(
     with showing_progress():
         if on is not None:
             timed = measure_there(
-                run, on, threads, size, seconds, python=python, folder=remote_folder, ssh_config=ssh_config
+                run,
+                on,
+                threads,
+                size,
+                seconds,
+                python=python,
+                folder=remote_folder,
+                ssh_config=ssh_config,
+                table=table,
             )
         elif python or remote_folder or ssh_config:
             raise UsageError("--python, --remote-folder and --ssh-config say something of the machine in --on; give it")
         else:
-            timed = time_it(run, threads=threads, input_size=size, seconds=seconds)
+            timed = time_it(run, threads=threads, input_size=size, seconds=seconds, table=table)
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
 
 

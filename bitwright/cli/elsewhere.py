@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
-from bitwright.cli.run_options import InputSizeOption, RunArgument, SecondsOption, ThreadsOption, must_be_a_run
+from bitwright.cli.run_options import (
+    InputSizeOption,
+    RunArgument,
+    SecondsOption,
+    TableOption,
+    ThreadsOption,
+    must_be_a_run,
+)
 
 if TYPE_CHECKING:
     from bitwright.runs.measure import MeasureSummary
@@ -45,13 +52,14 @@ def take_back(
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Run folder, if it is not where it was when it was bundled.")
     ] = None,
+    table: TableOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Take back what a bundle has measured on another machine, into the `measurements/` of its run."""
     from bitwright.runs.elsewhere import take_back as take
 
     with showing_progress():
-        timed = take(source, run)
+        timed = take(source, run, table)
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
 
 
@@ -65,6 +73,7 @@ def measure_there(
     python: str | None,
     folder: str | None,
     ssh_config: Path | None,
+    table: Path | None,
 ) -> MeasureSummary:
     """Measure a run on the machine at `address`."""
     from bitwright.runs.elsewhere import measure_on
@@ -79,4 +88,5 @@ def measure_there(
         seconds=seconds,
         python=python or "python3",
         folder=folder or REMOTE_FOLDER,
+        table=table,
     )

@@ -72,17 +72,18 @@ def bundle(run: Path, out: Path, *, threads: int, input_size: tuple[int, int], s
     )
 
 
-def take_back(source: Path, run: Path | None = None) -> MeasureSummary:
+def take_back(source: Path, run: Path | None = None, table: Path | None = None) -> MeasureSummary:
     """Take the samples in `source`, a file or the folder that a runner wrote, into the run they were made for.
 
-    `run`: where that run lies now, if not where it lay. UsageError for samples that are incomplete, not as their runner
-    wrote them, or of a bundle that the run does not know.
+    `run`: where that run lies now, if not where it lay. `table`: a latency table to add the times to.
+    UsageError for samples that are incomplete, not as their runner wrote them, or of a bundle that the run does not
+    know.
     """
     results = Results.read(source)
     home = run or Path(results.head.run)
     if not (home / REQUEST).is_file():
         raise UsageError(f"{source} was measured for the run {home}, which is not there; say where it is with --run")
-    return keep(home, results.comparison(_manifest(home, results)))
+    return keep(home, results.comparison(_manifest(home, results)), table)
 
 
 def _manifest(run: Path, results: Results) -> Manifest:
@@ -106,10 +107,12 @@ def measure_on(
     seconds: float,
     python: str = "python3",
     folder: str = REMOTE_FOLDER,
+    table: Path | None = None,
 ) -> MeasureSummary:
     """Time the run's engines on the machine behind `transport`; what an earlier call left there is gone on with.
 
-    `python` and `folder`: the interpreter and the working folder there. See `FarBundle.measure` for the errors.
+    `python` and `folder`: the interpreter and the working folder there. `table`: a latency table to add to. See
+    `FarBundle.measure` for the errors.
     """
     with tempfile.TemporaryDirectory(prefix="bitwright-bundle-") as temporary:
         file = Path(temporary) / "bundle.pyz"
@@ -119,7 +122,7 @@ def measure_on(
         samples = Path(temporary) / "samples.jsonl"
         far.measure(samples)
         results = Results.read(samples)
-        summary = keep(run, results.comparison(manifest))
+        summary = keep(run, results.comparison(manifest), table)
         note(f"removing the bundle from {transport.name}")
         far.remove()
     return summary

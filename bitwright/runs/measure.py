@@ -7,16 +7,20 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.files import write_text
+from bitwright.foundation.progress import note
 from bitwright.report.measured import Latency
 from bitwright.report.text import ratio_interval
-from bitwright.runs.built import ENGINE
-from bitwright.runs.proof import time_engines
+from bitwright.runs.built import ENGINE, PLAN
+from bitwright.runs.proof import ENGINE_NAME, time_engines
 from bitwright.runs.reopen import reopened
 from bitwright.runs.reporting import latency_section, load_report
+from compress.plan import Plan
 from deploy.engines import load_engine
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
+from deploy.profiling.rows import timed_row
+from hw_profiles.latency_table import LatencyTable
 
 MEASUREMENTS = "measurements"
 
@@ -33,12 +37,31 @@ class MeasureSummary(BaseModel):
     same_machine: bool
     machine: str
     elsewhere: Elsewhere | None
+    emulator: str | None = None
+    target_reached: bool = True
+    table: str | None = None
 
     def lines(self) -> tuple[str, ...]:
         """The result in words."""
         timed = self.latency
         shape = "x".join(map(str, timed.input_shape))
         lines = [f"input {shape}, {timed.threads} thread(s), interleaved, in processes of their own"]
+        if self.emulator is None:
+            lines += self._times()
+        else:
+            lines.append(f"emulated by {self.emulator}: the outputs count, the times say nothing of a device")
+        if self.elsewhere is not None:
+            lines.append(f"measured on {self.machine}, sessions: {self.elsewhere.sessions}")
+            differences = (f"{name} {value:.2g}" for name, value in self.elsewhere.output_differences.items())
+            lines.append(f"largest difference of the output there from the output here: {', '.join(differences)}")
+        if not self.same_machine:
+            lines.append("warning: this is not the machine that the run's report was measured on")
+        if self.table is not None:
+            lines.append(f"added to the latency table {self.table}")
+        return (*lines, f"samples: {self.file}")
+
+    def _times(self) -> list[str]:
+        timed, lines = self.latency, []
         for name, stats in (("engine", timed.engine), (timed.baseline, timed.float)):
             p90 = "n/a" if stats.p90_ms is None else f"{stats.p90_ms:.2f}"
             lines.append(f"{name}: median {stats.median_ms:.2f} ms, p90 {p90} ms, n = {stats.n}")
@@ -46,33 +69,39 @@ class MeasureSummary(BaseModel):
         lines.append(f"speed-up {speed.ratio:.2f} [{ratio_interval(speed.low, speed.high)}]: {speed.verdict}")
         if timed.noisy:
             lines.append(f"warning: {'; '.join(self.noise)}; treat these figures as rough")
-        if self.elsewhere is not None:
-            lines.append(f"measured on {self.machine}, sessions: {self.elsewhere.sessions}")
-            differences = (f"{name} {value:.2g}" for name, value in self.elsewhere.output_differences.items())
-            lines.append(f"largest difference of the output there from the output here: {', '.join(differences)}")
-        if not self.same_machine:
-            lines.append("warning: this is not the machine that the run's report was measured on")
-        return (*lines, f"samples: {self.file}")
+        if not self.target_reached:
+            lines.append("warning: the time was up before there were enough samples; give more --seconds")
+        return lines
 
 
-def measure(run: Path, *, threads: int, input_size: tuple[int, int], seconds: float) -> MeasureSummary:
-    """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`."""
+def measure(
+    run: Path, *, threads: int, input_size: tuple[int, int], seconds: float, table: Path | None = None
+) -> MeasureSummary:
+    """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`.
+
+    `table`: a latency table that both times are added to.
+    """
     with reopened(run) as job:
         load_engine(run / ENGINE, 1, device=job.profile).require_here()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed)
     same_machine(Environment.model_validate(load_report(run).environment), timed.environment)
-    return keep(run, timed)
+    return keep(run, timed, table)
 
 
-def keep(run: Path, timed: ComparisonResult) -> MeasureSummary:
-    """Write a session into a run's `measurements/`; one from elsewhere carries the fingerprint of its machine."""
+def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> MeasureSummary:
+    """Write a session into a run's `measurements/`; one from elsewhere carries the fingerprint of its machine.
+
+    `table`: a latency table to add to. UsageError, once the session is written, where it was emulated.
+    """
     first = timed.measurements[0]
     name = f"{'x'.join(map(str, first.input_shape))}-{first.threads}t"
     if timed.elsewhere is not None:
         name += f"-{timed.environment.fingerprint}"
     file = run / MEASUREMENTS / f"{name}.json"
     write_text(file, timed.model_dump_json() + "\n")
+    if table is not None:
+        _add(run, timed, table)
     here, there = Environment.model_validate(load_report(run).environment), timed.environment
     return MeasureSummary(
         run=str(run),
@@ -82,4 +111,20 @@ def keep(run: Path, timed: ComparisonResult) -> MeasureSummary:
         same_machine=not machine_differences(here, there),
         machine=f"{there.cpu_model}, {there.architecture}, {there.usable_cores} cores ({there.fingerprint})",
         elsewhere=timed.elsewhere,
+        emulator=there.emulator,
+        target_reached=timed.target_reached,
+        table=None if table is None else str(table),
     )
+
+
+def _add(run: Path, timed: ComparisonResult, table: Path) -> None:
+    """Add the engine and its baseline to a latency table, named by what the engine is and by its artefact."""
+    report, plan = load_report(run), Plan.load(run / PLAN)
+    integers = len(plan.quantized_layers)
+    kinds = {ENGINE_NAME: "mixed" if 0 < integers < len(plan.layers) else "int8" if integers else plan.float_precision}
+    rows = LatencyTable()
+    for measurement in timed.measurements:
+        kind = kinds.get(measurement.name, measurement.spec.float_precision.value)
+        name = f"{kind}-{measurement.spec.artefact_sha256[:8]}"
+        rows.add(timed_row(timed, measurement.name, report.model.architecture, name), table)
+    note(f"{len(rows)} rows added to {table}")

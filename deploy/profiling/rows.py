@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bitwright.foundation.errors import UsageError
+from deploy.latency import ComparisonResult
 from deploy.profiling.timing import EngineTimes
 from hw_profiles.kernel import Kernel
 from hw_profiles.latency_table import LatencyRow, NetworkRow, Quantiles
@@ -43,6 +45,37 @@ def network_row(
         kernels=times.kernels,
         kernel_ms=tuple(round(ms, 5) for ms in times.kernel_ms),
         peak_rss_bytes=times.peak_rss_bytes,
+    )
+
+
+def timed_row(timed: ComparisonResult, arm: str, network: str, plan: str) -> NetworkRow:
+    """The row of an engine called `arm` that was timed as a whole, here or on another machine.
+
+    UsageError for times of an emulated processor, which say nothing of a device.
+    """
+    if timed.environment.emulator is not None:
+        raise UsageError(
+            f"measured under emulation ({timed.environment.emulator}): such times tell nothing of a device, and enter "
+            "no latency table"
+        )
+    found = timed.measurement(arm)
+    return NetworkRow(
+        profile=found.spec.profile,
+        runtime=found.spec.runtime.value,
+        runtime_version=found.spec.runtime_version,
+        threads=found.threads,
+        fingerprint=found.environment_fingerprint,
+        ms=Quantiles.of(found.samples_ms),
+        n=len(found.samples_ms),
+        source=_source(network, plan, found.input_shape),
+        created=_now(),
+        noisy=found.noisy,
+        network=network,
+        plan=plan,
+        input_shape=found.input_shape,
+        kernels=(),
+        kernel_ms=(),
+        peak_rss_bytes=found.peak_rss_bytes,
     )
 
 

@@ -32,7 +32,8 @@ class Observations:
         """Of a table; UsageError where it has no kernel of this runtime on as many threads."""
         wanted = (runtime, threads)
         singles = [row for row in table.kernels if (row.runtime, row.threads) == wanted]
-        networks = [row for row in table.networks if (row.runtime, row.threads) == wanted]
+        # Of engines that were timed as a whole only, no kernel is known that the time could be told from.
+        networks = [row for row in table.networks if (row.runtime, row.threads) == wanted and row.kernels]
         kernels = [(architecture(row.source), not row.noisy, row.kernel, row.ms.p50) for row in singles]
         told = {row.kernel.key for row in singles}
         for row in networks:

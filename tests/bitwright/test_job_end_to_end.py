@@ -20,8 +20,10 @@ from compress.plan import Plan
 from deploy.engines import read_spec
 from deploy.latency import ComparisonResult
 from deploy.verify import engine_predict
+from hw_profiles.latency_table import LatencyTable
 from search.layer_sensitivity import restricted
 from tests.bitwright.job_helpers import DEVICE, QUICK, command, compress, read_json, some_photos, tiny_checkpoint
+from tests.deploy.aarch64 import arm_python
 from tests.deploy.bundle_helpers import start
 from tests.deploy.far_machine import HOSTILE, start_server
 from workloads.loading import load_checkpoint
@@ -161,6 +163,38 @@ def test_a_bundle_is_measured_by_hand_and_taken_back(copy: Path, capsys: Capture
     assert summary["latency"]["engine"]["samples_ms"] == list(kept.measurement("engine").samples_ms)
     assert kept.measurement("engine").spec == read_spec(copy / "engine")
     assert kept.speedup("engine", "float").ratio == summary["latency"]["speedup"]["ratio"]
+
+
+def test_times_are_added_to_a_latency_table(copy: Path, capsys: Capture, tmp_path: Path) -> None:
+    table = tmp_path / "machine.jsonl"
+    more = ("--seconds", "0.1", "--input-size", "32x32", "--table", table)
+    for _ in range(2):
+        timed = command(capsys, "measure", copy, *more, "--json")
+        assert timed.code == 0, timed.err
+    summary, spec = json.loads(timed.out), read_spec(copy / "engine")
+    kept = ComparisonResult.model_validate_json(Path(summary["file"]).read_bytes())
+    rows = {row.plan: row for row in LatencyTable.load(table).networks}
+    assert len(table.read_text().splitlines()) == 4
+    assert set(rows) == {f"int8-{spec.artefact_sha256[:8]}", f"fp32-{read_spec(copy / 'float').artefact_sha256[:8]}"}
+    row = rows[f"int8-{spec.artefact_sha256[:8]}"]
+    assert row.ms.p50 == pytest.approx(summary["latency"]["engine"]["median_ms"])
+    assert (row.runtime, row.fingerprint) == (spec.runtime.value, kept.environment.fingerprint)
+    assert (row.network, row.input_shape, row.kernels) == ("plain", (1, 3, 32, 32), ())
+
+
+@pytest.mark.skipif(arm_python() is None, reason="there is no Arm machine: python tests/deploy/aarch64.py makes one")
+def test_an_emulated_processor_tells_outputs_and_no_times(copy: Path, capsys: Capture, tmp_path: Path) -> None:
+    size = ("--seconds", "0.1", "--input-size", "32x32")
+    assert command(capsys, "bundle", copy, "--out", tmp_path / "x.pyz", *size).code == 0
+    assert start(str(arm_python()), tmp_path / "x.pyz", tmp_path / "back").returncode == 0
+    table = tmp_path / "arm.jsonl"
+    assert "measured under emulation" in command(capsys, "import", tmp_path / "back", "--table", table).refusal()
+    assert not table.exists()
+    taken = command(capsys, "import", tmp_path / "back").out
+    assert "emulated by qemu-aarch64: the outputs count, the times say nothing of a device" in taken
+    assert "largest difference of the output there from the output here: engine" in taken
+    assert "speed-up" not in taken
+    assert "median" not in taken
 
 
 def test_samples_are_refused_by_a_run_that_did_not_make_their_bundle(

@@ -196,3 +196,14 @@ def test_a_machine_that_slows_itself_down_is_told(machine: Path) -> None:
     write(cpu / "cpu0/cpufreq/scaling_max_freq", "2000000")
     (machine / "sys/devices/platform/soc/soc:firmware/get_throttled").unlink()
     assert Heat.record(machine).held_back is True
+
+
+def test_an_emulator_in_user_space_is_seen_and_tells_two_machines_apart(machine: Path) -> None:
+    before = Environment.record(machine)
+    assert before.emulator is None
+    (machine / "proc/self").mkdir()
+    (machine / "proc/self/comm").write_text("qemu-aarch64-st\n")
+    emulated = Environment.record(machine)
+    assert emulated.emulator == f"qemu-{emulated.architecture}"
+    assert [d.partition(":")[0] for d in machine_differences(before, emulated)] == ["emulator"]
+    assert Environment.record().emulator is None

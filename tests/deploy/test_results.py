@@ -136,6 +136,17 @@ def test_samples_with_a_fitting_seal_are_still_checked(
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_slow_machine_may_end_with_few_rounds_once_its_time_is_up(
+    samples: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    records = records_of(samples)
+    lose_rounds(records)
+    records[2]["seconds"] = bundle.manifest.protocol.max_seconds
+    result = Results.read(sealed(tmp_path / "x.jsonl", records)).comparison(bundle.manifest)
+    assert not result.target_reached
+    assert len(result.order) == 1
+
+
 def test_samples_without_an_end_say_how_to_go_on(samples: Path, tmp_path: Path) -> None:
     cut = b"".join(samples.read_bytes().splitlines(keepends=True)[:-1])
     (tmp_path / SAMPLES).write_bytes(cut)

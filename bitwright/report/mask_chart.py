@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from bitwright.report.charts import tick_label, ticks
-from bitwright.report.schema import MaskTrainingResult
+from bitwright.report.pruned import MaskTrainingResult
 
 TITLES = {
     "v_var": "variance of the second moment",

@@ -20,7 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from bitwright.report import text
 from bitwright.report.measured import Latency
+from bitwright.report.pruned import NarrowedResult, SparsityResult
 
 # Fields named `float` and `bytes` hide the builtins inside their class, so the number types have names of their own.
 Metric = FiniteFloat
@@ -144,52 +146,33 @@ class Layer(Part):
     kernel: str | None = Field(default=None, description="the runtime's own name of the kernel")
 
 
-class MaskTrainingResult(Part):
-    """How masks were trained in float, ahead of 8 bits. Scores are of hard-masked networks on held-out samples."""
-
-    method: str
-    steps: NonNegativeInt
-    best_step: NonNegativeInt = Field(description="step of the weights that were kept; 0: one-shot pruning was best")
-    seconds: Annotated[float, Field(ge=0)]
-    before: float = Field(description="score of one-shot pruning: dB, or minus the KL divergence of a classifier")
-    after: float = Field(description="score of what was kept")
-    at_steps: tuple[NonNegativeInt, ...] = Field(default=(), description="steps that `curves` were taken at")
-    curves: dict[str, tuple[float, ...]] = Field(
-        default_factory=dict, description="figures of the training, means over pruned layers; no measure of quality"
-    )
-
-
-class SparsityResult(Part):
-    """N:M weights: what was planned, what the final file holds, and whether the runtime gains time from it."""
-
-    asked: str = Field(description="the pattern that was asked for, N:M")
-    layers: dict[str, NonNegativeInt] = Field(description="number of layers per pattern, as planned")
-    dense: dict[str, str] = Field(default_factory=dict, description="layers that stayed dense, and why")
-    notes: dict[str, str] = Field(default_factory=dict, description="layers whose pattern is not the one asked for")
-    lost: dict[str, str] = Field(default_factory=dict, description="layers whose pattern the padded file does not keep")
-    zeros: Annotated[float, Field(ge=0, le=1)] = Field(description="share of zeros among all weights of layers")
-    size_only: bool = Field(description="no kernel of the runtime is known to gain time from the zeros of this plan")
-    effect: str = Field(description="what the zeros do in the runtime, in words")
-    raw_bytes: NonNegativeInt = Field(description="ONNX file of the engine")
-    deflated_bytes: NonNegativeInt = Field(description="the same, deflated")
-    packed_bytes: NonNegativeInt = Field(description="packed safetensors file of the compressed network")
-    unpacked_bytes: NonNegativeInt = Field(description="safetensors file of the compressed network")
-    training: MaskTrainingResult | None = Field(default=None, description="null: the masks were taken once")
-
-
-class NarrowedResult(Part):
-    """Channels that were removed because the device computes them in whole blocks anyway."""
-
-    step: PositiveInt = Field(description="channels that one block of the device's kernels computes")
-    drop: float = Field(description="on held-out samples, in the metric's unit, before any training")
-    layers: dict[str, tuple[PositiveInt, PositiveInt]] = Field(description="layer -> channels before and after")
-
-
 class Size(Part):
     """Size on disk of the engine and of the float model, bytes."""
 
     bytes: NonNegativeInt
     float_bytes: NonNegativeInt
+
+
+class NeededPackage(Part):
+    """A package that the device needs; `bytes` as it was installed where the engine was built, null if unknown."""
+
+    name: str
+    version: str
+    bytes: NonNegativeInt | None
+
+
+class Needs(Part):
+    """What the device needs to run the engine, besides Python: files with bytes, and the runtime with its packages."""
+
+    files: dict[str, NonNegativeInt]
+    packages: tuple[NeededPackage, ...]
+
+    @property
+    def words(self) -> str:
+        """Files, then the runtime, then what the runtime depends on, each with its size."""
+        named = [(f"{package.name} {package.version}", package.bytes) for package in self.packages]
+        parts = [text.sizes(self.files.items()), text.sizes(named[:1]), text.sizes(named[1:])]
+        return "; ".join(part for part in parts if part)
 
 
 class BitOpsTotal(Part):
@@ -264,6 +247,7 @@ class Report(Part):
     size: Size
     sparsity: SparsityResult | None = None
     narrowed: NarrowedResult | None = None
+    needs: Needs | None = None
     bitops: BitOpsTotal
     limits: Limits = Limits()
     pictures: tuple[Picture, ...] = ()

@@ -50,6 +50,8 @@ def print_result(report: Report, console: Console, report_path: Path | None = No
         console.print(Text(f"!  {warning}", style="yellow"))
     if report_path is not None:
         console.print(Text(f"report  {report_path}"), soft_wrap=True)
+    if report.needs is not None:
+        console.print(Text(f"needs   {report.needs.words}"), soft_wrap=True)
     console.print(Text(f"next    {report.next_command}"), soft_wrap=True)
 
 

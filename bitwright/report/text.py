@@ -86,6 +86,11 @@ def percent(part: float, whole: float) -> str:
     return NOT_AVAILABLE if whole == 0 else f"{100 * part / whole:.0f} %"
 
 
+def sizes(named: Iterable[tuple[str, float | None]]) -> str:
+    """Names with their sizes in bytes: model.onnx 512 kB, engine.json 1.20 kB."""
+    return ", ".join(name if size is None else f"{name} {scaled(size, 'B')}" for name, size in named)
+
+
 def shape(dimensions: Iterable[int]) -> str:
     """A tensor shape: 1×3×128×128."""
     return _TIMES.join(str(size) for size in dimensions)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note
-from bitwright.report.schema import MaskTrainingResult
+from bitwright.report.pruned import MaskTrainingResult
 from bitwright.runs.job import DENSE, Job
 from bitwright.runs.recovery import settings_for
 from compress.graph import load_graph

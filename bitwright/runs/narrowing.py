@@ -8,7 +8,7 @@ from torch import fx
 
 from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note, track
-from bitwright.report.schema import NarrowedResult
+from bitwright.report.pruned import NarrowedResult
 from bitwright.runs.job import KEPT, NARROW, NARROWED, Job
 from compress.graph import save_graph
 from compress.narrowing import Class, Narrowed, Narrowing

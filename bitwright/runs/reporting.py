@@ -19,6 +19,7 @@ from bitwright.report.schema import (
     Limits,
     Mismatch,
     ModelInfo,
+    Needs,
     Picture,
     PlanStep,
     Quality,
@@ -39,6 +40,7 @@ from compress.plan import Plan
 from deploy.audit import Audit
 from deploy.engines import read_spec
 from deploy.environment import Environment
+from deploy.footprint import footprint
 from deploy.latency import ComparisonResult
 from hw_profiles import DeviceProfile, DType, estimate_ms
 from workloads.classification.task import Classification
@@ -92,6 +94,7 @@ def report(job: Job) -> Report:
         ),
         sparsity=sparsity_section(job),
         narrowed=narrowed_section(job),
+        needs=Needs.model_validate(footprint(run / ENGINE).model_dump()),
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
         limits=Limits(max_drop_db=limit, reached=_reached(limit, quality)),
         pictures=() if why_not else tuple(Picture(**picture) for picture in load_quality(run).pictures),

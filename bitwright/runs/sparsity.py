@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from bitwright.foundation.errors import VerificationError
-from bitwright.report.schema import SparsityResult
+from bitwright.report.pruned import SparsityResult
 from bitwright.runs.built import ENGINE, MODEL, ONNX, Built
 from bitwright.runs.job import Job
 from bitwright.runs.mask_training import mask_result

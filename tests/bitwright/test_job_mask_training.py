@@ -10,7 +10,8 @@ import torch
 
 from bitwright.foundation.errors import UsageError
 from bitwright.report.mask_chart import TITLES, training_charts
-from bitwright.report.schema import MaskTrainingResult, Report
+from bitwright.report.pruned import MaskTrainingResult
+from bitwright.report.schema import Report
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.mask_training import mask_result, mask_settings

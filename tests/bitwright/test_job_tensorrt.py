@@ -35,6 +35,9 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_built_audited_and_not_run(
     shown = " ".join(ended.out.split())
     assert "Limit of 50 dB not checked: the engine was not run" in shown
     assert "built in" in shown
+    assert "needs model.engine " in shown
+    assert report["needs"]["files"]["model.engine"] == report["size"]["bytes"]
+    assert report["needs"]["packages"][0]["name"] == "tensorrt-rtx"
     assert "executed" not in shown
     assert "Audit passed" not in (run / "report.html").read_text()
     assert (run / "engine" / "model.engine").stat().st_size == report["size"]["bytes"]

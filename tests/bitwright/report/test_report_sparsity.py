@@ -9,7 +9,8 @@ import pytest
 from bitwright.report import verdict
 from bitwright.report.html import build_html
 from bitwright.report.mask_chart import line, training_charts
-from bitwright.report.schema import MaskTrainingResult, Report, SparsityResult
+from bitwright.report.pruned import MaskTrainingResult, SparsityResult
+from bitwright.report.schema import Report
 from hw_profiles.sparsity_support import SIZE_ONLY
 
 RATIOS = (1.07, 3.71, 61.7)

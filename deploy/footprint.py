@@ -1,0 +1,67 @@
+"""Footprint: what a device needs to run an engine: its files, and the runtime's packages with versions and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pydantic import BaseModel, ConfigDict
+
+from deploy.engines import SPEC_FILE, read_spec
+
+
+class Package(BaseModel):
+    """A package of the package index. `bytes`: of its files as they are installed here, None where that is not told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    bytes: int | None
+
+
+class Footprint(BaseModel):
+    """Files of an engine with their sizes in bytes, and packages: the runtime first, then what it depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: dict[str, int]
+    packages: tuple[Package, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of everything together, as far as it is known."""
+        return sum(self.files.values()) + sum(package.bytes or 0 for package in self.packages)
+
+
+def footprint(folder: Path) -> Footprint:
+    """Read what the engine in `folder` needs besides Python itself; UsageError where there is no engine."""
+    spec = read_spec(folder)
+    files = {name: (folder / name).stat().st_size for name in (spec.artefact, SPEC_FILE)}
+    return Footprint(files=files, packages=tuple(_packages(spec.runtime.value)))
+
+
+def _packages(distribution: str) -> Iterator[Package]:
+    """A distribution and all that it requires, without its extras; what is not installed here is left out."""
+    seen: set[str] = set()
+    pending = [distribution]
+    while pending:
+        name = canonicalize_name(pending.pop(0))
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        yield Package(name=name, version=found.version, bytes=_installed_bytes(found))
+        wanted = map(Requirement, found.requires or ())
+        pending += [r.name for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def _installed_bytes(found: metadata.Distribution) -> int | None:
+    paths = [Path(str(file.locate())) for file in found.files or ()]
+    return sum(path.stat().st_size for path in paths if path.is_file()) or None

@@ -128,19 +128,19 @@ class Job:
     def sparsity(self) -> dict[str, Decision]:
         """What is decided for each layer call, in network order; empty where no sparsity was asked for.
 
-        With `auto`, `prunable` until the stage `sparse` has measured.
+        Where each layer gets a pattern of its own, `prunable` until the stage `sparse` has measured.
         """
-        if self.request.sparsity != AUTO or self.run.journal.entry("sparse") is None:
+        if self.request.sparsity not in AUTO or self.run.journal.entry("sparse") is None:
             return self.prunable
         chosen: dict[str, str | None] = self.run.values("sparse")["patterns"]
         return {name: _chosen(found, chosen.get(name)) for name, found in self.prunable.items()}
 
     @cached_property
     def prunable(self) -> dict[str, Decision]:
-        """What each layer call can take of the pattern that was asked for; with `auto`, of 2:4."""
+        """What each layer call can take of the pattern that was asked for; of 2:4 where it gets its own."""
         if self.request.sparsity is None:
             return {}
-        asked = "2:4" if self.request.sparsity == AUTO else self.request.sparsity
+        asked = "2:4" if self.request.sparsity in AUTO else self.request.sparsity
         decisions = decide(self.graph, self.table, Sparsity.parse(asked))
         for row in self.table.rows:
             rule = integer_rule(self.profile, row.op, self.runtime)

@@ -10,28 +10,15 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from bitwright.runs.job import DENSE, Job
 from bitwright.runs.mask_training import DIAGNOSTICS, FOLDER, keep_result, mask_settings, save_patterns, train
+from bitwright.runs.patterns import assigned
 from bitwright.runs.request import AUTO
 from bitwright.runs.sparsity import SPARSE
 from bitwright.runs.stages import balanced_graph
 from compress.graph import save_graph
 from compress.nm_pattern import Sparsity
-from compress.sparsity.assignment import Choice, assign
-from compress.sparsity.eligibility import reduction_length
 from compress.sparsity.one_shot import ScoreKind, pruned, sparse_weights
 from compress.sparsity.permutation import permute
-from compress.sparsity.sensitivity import pruning_losses
 from compress.training.processes import MASKS, NOTHING, give_order
-from hw_profiles import DType, Op
-from hw_profiles.sparsity_support import work_left
-
-CROPS = 16
-"""Calibration crops that the sensitivity of layers is measured on."""
-
-CANDIDATES = ("2:4", "1:2", "1:4", "1:8", "1:16")
-"""Patterns that a layer may get with `auto`, where M divides its channels."""
-
-KEPT = 0.5
-"""Share of the prunable weights that `auto` keeps: that of 2:4."""
 
 
 def sparse(job: Job) -> None:
@@ -56,8 +43,8 @@ def sparse(job: Job) -> None:
     moved = permute(graph, sparse_weights(graph, job.table, patterns), job.example)
     note(f"{moved.moved} channels permuted: {100 * moved.efficacy:.0f} % of what whole rows would keep more")
     save_graph(moved.graph, job.run.path / DENSE)
-    if job.request.sparsity == AUTO:
-        patterns = _assigned(job, moved.graph, patterns)
+    if job.request.sparsity in AUTO:
+        patterns = assigned(job, moved.graph, patterns)
     result = pruned(moved.graph, job.table, patterns, job.calibration, ScoreKind.INPUT_NORM)
     drop = job.evaluate(job.original) - job.evaluate(result)
     values = dict(values)
@@ -85,36 +72,3 @@ def _trained(job: Job, patterns: dict[str, Sparsity | None]) -> tuple[fx.GraphMo
     result = train(job)
     keep_result(job, result)
     return result.graph, job.evaluate(job.original) - job.evaluate(result.graph)
-
-
-def _assigned(job: Job, graph: fx.GraphModule, prunable: dict[str, Sparsity | None]) -> dict[str, Sparsity | None]:
-    """The pattern of each layer call: the least sum of output errors that keeps no more weights than 2:4 does."""
-    candidates = {}
-    by_weight = {row.weight: row for row in job.table.rows if prunable[row.name] is not None}
-    names = ("2:4", "1:2") if _has_sparse_kernels(job) else CANDIDATES
-    for name, (_, layout) in sparse_weights(graph, job.table, prunable).items():
-        length = reduction_length(by_weight[name])
-        found = [Sparsity.parse(text) for text in names]
-        candidates[name] = (layout, [pattern for pattern in found if length % pattern.m == 0])
-    losses = pruning_losses(graph, candidates, job.calibration[:CROPS])
-    choices = {}
-    for name, by_pattern in losses.items():
-        count = by_weight[name].weight_elements
-        options = [Choice(pattern, loss, count * pattern.density) for pattern, loss in by_pattern.items()]
-        choices[name] = [Choice(None, 0.0, float(count)), *options]
-    budget = KEPT * sum(row.weight_elements for row in by_weight.values())
-    chosen = assign(choices, budget)
-    return {row.name: chosen[row.weight].pattern if row.weight in chosen else None for row in job.table.rows}
-
-
-def _has_sparse_kernels(job: Job) -> bool:
-    """Whether the device and its runtime gain time from 2:4 in some layer; sparser patterns would then only lose."""
-    features = tuple(job.profile.arch.features)
-    return any(
-        work_left(
-            job.runtime.value, row.op, DType.INT8, 2, 4, features=features,
-            in_channels=reduction_length(row) * row.groups, out_channels=row.output_shape[-1 if linear else 1],
-        ) < 1
-        for row in job.table.rows
-        for linear in (row.op is Op.LINEAR,)
-    )  # fmt: skip

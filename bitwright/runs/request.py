@@ -30,8 +30,8 @@ SparsityMethod = Literal[
 """Methods of `compress.sparsity` that end in a mask; spelled out, because a help text must not wait for torch."""
 Side = Annotated[int, Field(ge=1, le=16384)]
 
-AUTO = "auto"
-"""Sparsity: a pattern for each layer by its measured sensitivity, as many weights in all as 2:4 keeps."""
+AUTO = ("auto", "domino", "sls")
+"""Sparsity: a pattern for each layer, as many weights in all as 2:4 keeps: by measured sensitivity, or by a search."""
 
 _POSITIONAL = ("checkpoint",)
 _RENAMED = {"eval_data": "--eval"}
@@ -77,7 +77,11 @@ class CompressRequest(BaseModel):
     )
     sparsity: str | None = Field(
         default=None,
-        description="Prune weights: N kept of every M input channels, such as 2:4; auto: N:M for each layer.",
+        description="Prune weights: N kept of every M input channels, such as 2:4; auto: N:M for each layer by its "
+        "sensitivity; domino, sls: by a search that trains.",
+    )
+    sparsity_search_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=400, description="Training steps of domino and sls, at most."
     )
     narrow: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
@@ -168,7 +172,7 @@ class CompressRequest(BaseModel):
         changed = [
             option_name(name)
             for name, field in CompressRequest.model_fields.items()
-            if name.startswith("sparsity_") and getattr(self, name) != field.default
+            if name.startswith("sparsity_") and "search" not in name and getattr(self, name) != field.default
         ]
         if changed and self.sparsity is None:
             raise UsageError(f"{changed[0]} is about pruned weights; give --sparsity too, such as --sparsity 2:4")
@@ -199,7 +203,7 @@ class CompressRequest(BaseModel):
     @field_validator("sparsity")
     @classmethod
     def _is_a_pattern(cls, value: str | None) -> str | None:
-        if value is None or value == AUTO:
+        if value is None or value in AUTO:
             return value
         from compress.nm_pattern import Sparsity
 

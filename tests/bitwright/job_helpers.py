@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from bitwright.cli.app import run
+from bitwright.runs.request import CompressRequest
 from workloads.super_resolution.models.plain import PlainSR, PlainSRConfig
 
 DEVICE = "x86-avx512-vnni-bf16"
@@ -94,3 +95,14 @@ def read_json(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_text())
     assert isinstance(value, dict)
     return value
+
+
+def tiny_request(data: Path, folder: Path, width: int = 8, **more: object) -> CompressRequest:
+    """A job on a small network of `width` channels and some photos that leaves out what takes long."""
+    return CompressRequest.model_validate(
+        {
+            "checkpoint": tiny_checkpoint(folder, width=width), "device": DEVICE, "out": folder / "run",
+            "data": some_photos(data, folder / "photos"), "calibration_count": 8, "calibration_size": 32,
+            "reconstruct": False, **more,
+        }
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from bitwright.runs.job import NARROWED, Job
 from bitwright.runs.narrowing import narrowed
 from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import float_baseline
-from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos, tiny_checkpoint
+from tests.bitwright.job_helpers import compress, read_json, some_photos, tiny_checkpoint, tiny_request
 
 
 @pytest.mark.engine
@@ -33,13 +33,7 @@ def test_whole_job_builds_the_narrow_network_and_trains_it(
 
 
 def test_a_run_that_goes_on_has_the_same_network(data: Path, tmp_path: Path) -> None:
-    given = CompressRequest.model_validate(
-        {
-            "checkpoint": tiny_checkpoint(tmp_path, width=17), "device": DEVICE, "out": tmp_path / "run",
-            "data": some_photos(data, tmp_path / "photos"), "calibration_count": 8, "calibration_size": 32,
-            "narrow": 50.0,
-        }
-    )  # fmt: skip
+    given = tiny_request(data, tmp_path, width=17, narrow=50.0)
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         float_baseline(job)
@@ -54,13 +48,7 @@ def test_a_run_that_goes_on_has_the_same_network(data: Path, tmp_path: Path) -> 
 
 
 def test_widths_that_fit_stay_as_they_are(data: Path, tmp_path: Path) -> None:
-    given = CompressRequest.model_validate(
-        {
-            "checkpoint": tiny_checkpoint(tmp_path, width=16), "device": DEVICE, "out": tmp_path / "run",
-            "data": some_photos(data, tmp_path / "photos"), "calibration_count": 8, "calibration_size": 32,
-            "narrow": 50.0,
-        }
-    )  # fmt: skip
+    given = tiny_request(data, tmp_path, width=16, narrow=50.0)
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         narrowed(job)

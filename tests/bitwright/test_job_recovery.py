@@ -17,16 +17,7 @@ from bitwright.runs.recovery import FOLDER, RECOVERED, recovered, settings_of
 from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
-from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos, tiny_checkpoint
-
-
-def request(data: Path, folder: Path, **more: object) -> CompressRequest:
-    return CompressRequest.model_validate(
-        {
-            "checkpoint": tiny_checkpoint(folder), "device": DEVICE, "data": some_photos(data, folder / "photos"),
-            "out": folder / "run", "calibration_count": 8, "calibration_size": 32, "reconstruct": False, **more,
-        }
-    )  # fmt: skip
+from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos, tiny_checkpoint, tiny_request
 
 
 @pytest.mark.engine
@@ -40,7 +31,7 @@ def test_whole_job_with_recovery_reports_it(data: Path, tmp_path: Path, capsys: 
 
 
 def test_stage_improves_held_out_quality_and_hands_its_model_on(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path, recover=30)
+    given = tiny_request(data, tmp_path, recover=30)
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         nearest(job)
@@ -55,7 +46,7 @@ def test_stage_improves_held_out_quality_and_hands_its_model_on(data: Path, tmp_
 
 
 def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path)
+    given = tiny_request(data, tmp_path)
     with RunFolder.open(given) as run:
         assert settings_of(Job.open(given, run)) is None
     with pytest.raises(UsageError, match="give one of them"):

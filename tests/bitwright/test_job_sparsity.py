@@ -26,18 +26,9 @@ from compress.sparsity import LayerKind, WeightLayout
 from compress.sparsity.legality import check
 from compress.sparsity.pack_model import unpack_model
 from deploy.onnx_sparsity import verify_nm
-from tests.bitwright.job_helpers import DEVICE, command, compress, some_photos, tiny_checkpoint
+from tests.bitwright.job_helpers import DEVICE, command, compress, some_photos, tiny_checkpoint, tiny_request
 
 CONV = WeightLayout(LayerKind.CONV)
-
-
-def request(data: Path, folder: Path, **more: object) -> CompressRequest:
-    return CompressRequest.model_validate(
-        {
-            "checkpoint": tiny_checkpoint(folder), "device": DEVICE, "data": some_photos(data, folder / "photos"),
-            "out": folder / "run", "calibration_count": 8, "calibration_size": 32, "reconstruct": False, **more,
-        }
-    )  # fmt: skip
 
 
 @pytest.mark.engine
@@ -74,7 +65,7 @@ def test_whole_job_keeps_the_pattern_in_every_file_and_claims_no_speed(
 
 
 def test_reconstruction_and_recovery_move_kept_weights_only(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path, sparsity="2:4", reconstruct=True, iterations=20, recover=30)
+    given = tiny_request(data, tmp_path, sparsity="2:4", reconstruct=True, iterations=20, recover=30)
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         for stage in (sparse, nearest, reconstructed, recovered):
@@ -97,7 +88,7 @@ def test_reconstruction_and_recovery_move_kept_weights_only(data: Path, tmp_path
 def test_auto_gives_each_layer_a_pattern_within_the_budget_of_two_of_four(data: Path, tmp_path: Path) -> None:
     net = tiny_checkpoint(tmp_path, "wide.safetensors", width=16, depth=5)
     given = CompressRequest.model_validate(
-        {**request(data, tmp_path, sparsity="auto").model_dump(), "checkpoint": net, "equalize": False}
+        {**tiny_request(data, tmp_path, sparsity="auto").model_dump(), "checkpoint": net, "equalize": False}
     )
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
@@ -119,8 +110,44 @@ def test_auto_gives_each_layer_a_pattern_within_the_budget_of_two_of_four(data: 
                 assert check(tensor(job.balanced, row.weight), chosen[row.name], CONV).holds
 
 
+@pytest.mark.parametrize("kind", ["sls", "domino"])
+def test_a_search_that_trains_keeps_the_budget_and_goes_on_where_it_was_stopped(
+    data: Path, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "wide").mkdir()
+    net = tiny_checkpoint(tmp_path / "wide", width=16, depth=5)
+    more = {"sparsity": kind, "sparsity_search_steps": 40, "equalize": False}
+    given = CompressRequest.model_validate({**tiny_request(data, tmp_path, **more).model_dump(), "checkpoint": net})
+    with RunFolder.open(given) as run:
+        job = Job.open(given, run)
+        sparse(job)
+        chosen = job.first_plan().sparse_layers
+        prunable = [row for row in job.table.rows if job.prunable[row.name].pattern is not None]
+        assert {pattern.m for pattern in chosen.values()} == {16}
+        density = {r.name: chosen[r.name].density if r.name in chosen else 1.0 for r in prunable}
+        assert sum(r.weight_elements * density[r.name] for r in prunable) <= 0.5 * sum(
+            r.weight_elements for r in prunable
+        )
+        before = run.values("sparse")["patterns"]
+        run.journal.drop("sparse")
+        sparse(job)
+        assert run.values("sparse")["patterns"] == before
+        nearest(job)
+        for row in prunable:
+            if row.name in chosen:
+                assert check(tensor(job.balanced, row.weight), chosen[row.name], CONV).holds
+
+
+def test_a_search_for_any_pattern_is_refused_where_kernels_want_two_of_four(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    more = {"sparsity": "sls", "device": "rtx-4090"}
+    given = tiny_request(data, tmp_path, width=256, **more)
+    with RunFolder.open(given) as run, pytest.raises(UsageError, match="give --sparsity auto"):
+        sparse(Job.open(given, run))
+
+
 def test_without_sparsity_nothing_is_pruned(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path)
+    given = tiny_request(data, tmp_path)
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         sparse(job)
@@ -131,7 +158,7 @@ def test_without_sparsity_nothing_is_pruned(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_network_that_cannot_be_pruned_is_told_why(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path, sparsity="1:7")
+    given = tiny_request(data, tmp_path, sparsity="1:7")
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         with pytest.raises(UsageError, match="no layer of this network can be pruned to 1:7"):
@@ -156,7 +183,7 @@ def test_the_preview_says_what_would_be_pruned(data: Path, tmp_path: Path, capsy
 
 
 def test_a_curve_refuses_sparsity(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path)
+    given = tiny_request(data, tmp_path)
     with pytest.raises(UsageError, match="dense networks"):
         CurveRequest.model_validate({**given.model_dump(), "sparsity": "2:4"})
 
@@ -182,7 +209,7 @@ def test_a_saved_model_packs_and_comes_back_byte_for_byte(data: Path, tmp_path: 
     from compress.sparsity.one_shot import sparse_weights
     from compress.sparsity.pack_model import pack_model
 
-    given = request(data, tmp_path, sparsity="2:4")
+    given = tiny_request(data, tmp_path, sparsity="2:4")
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         sparse(job)

@@ -33,9 +33,9 @@ class Solution:
 class Program:
     """Built once per allowed set, solved for many budgets.
 
-    A binary per layer and precision; a crossing gets one variable per pair of precisions with the layers' binaries as
-    its marginals, which is exact and tight; an interaction gets the product of two binaries. `ties`: layers that share
-    a weight, and so their precision.
+    A binary per layer and precision. A crossing between layers of two precisions each, and an interaction, are the
+    product of two binaries; any other crossing gets one variable per pair of precisions with the layers' binaries as
+    its marginals, which is exact and tight as well. `ties`: layers that share a weight, and so their precision.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Program:
             self._crossing(edge.producer, edge.consumer, edge.ms, allowed)
         for pair in interactions:
             if pair.first in self.index and pair.second in self.index:
-                self._product(self.index[pair.first], self.index[pair.second], pair.error)
+                self._product(self.index[pair.first], self.index[pair.second], error=pair.error)
 
     def ms(self, solution: Solution) -> float:
         """Cost of a solution."""
@@ -102,6 +102,9 @@ class Program:
         pairs = {(p, q): ms.get(p, {}).get(q, 0.0) for p in allowed[producer] for q in allowed[consumer]}
         if not any(pairs.values()):
             return
+        if len(allowed[producer]) == len(allowed[consumer]) == 2:
+            self._crossing_of_two(producer, consumer, pairs, allowed)
+            return
         made = {pair: self._new(value, 0.0) for pair, value in pairs.items()}
         for p in allowed[producer]:
             row = {made[p, q]: 1.0 for q in allowed[consumer]}
@@ -110,11 +113,30 @@ class Program:
             row = {made[p, q]: 1.0 for p in allowed[producer]}
             self._row(row | {self.index[consumer, q]: -1.0}, 0.0, 0.0)
 
-    def _product(self, first: int, second: int, error: float) -> None:
-        made = self._new(0.0, error)
-        self._row({first: 1.0, second: 1.0, made: -1.0}, -np.inf, 1.0)
-        self._row({made: 1.0, first: -1.0}, -np.inf, 0.0)
-        self._row({made: 1.0, second: -1.0}, -np.inf, 0.0)
+    def _crossing_of_two(
+        self, producer: str, consumer: str, ms: Mapping[tuple[str, str], float], allowed: Mapping[str, Sequence[str]]
+    ) -> None:
+        """With x = 1 for the first precision of the producer and y for that of the consumer: a + bx + cy + dxy."""
+        (p, other), (q, last) = allowed[producer], allowed[consumer]
+        x, y = self.index[producer, p], self.index[consumer, q]
+        least = ms[other, last]
+        # Exactly one precision of the producer is chosen, so that what both cost is a constant.
+        self.cost[x] += ms[p, last]
+        self.cost[self.index[producer, other]] += least
+        self.cost[y] += ms[other, q] - least
+        self._product(x, y, cost=ms[p, q] - ms[p, last] - ms[other, q] + least)
+
+    def _product(self, first: int, second: int, *, cost: float = 0.0, error: float = 0.0) -> None:
+        """first x second, of which one of cost and error is not 0.
+
+        Less of both is always better, so that only the bound matters that the solver would run into.
+        """
+        made, weight = self._new(cost, error), cost or error
+        if weight > 0:
+            self._row({first: 1.0, second: 1.0, made: -1.0}, -np.inf, 1.0)
+        elif weight < 0:
+            self._row({made: 1.0, first: -1.0}, -np.inf, 0.0)
+            self._row({made: 1.0, second: -1.0}, -np.inf, 0.0)
 
     def _solve(self, objective: np.ndarray, limit: tuple[list[float], float] | None) -> Solution:
         rows = list(self.rows)

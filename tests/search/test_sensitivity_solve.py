@@ -18,6 +18,7 @@ from search.sensitivity.solve import Program
 LAYERS = ("a.1", "a.2", "b.1", "b.2", "b.3", "c")
 PRECISIONS = ("int4", "int8", "fp32")
 ALLOWED = {name: PRECISIONS if name != "c" else ("int8", "fp32") for name in LAYERS}
+OF_TWO = {name: ("int8", "fp32") for name in LAYERS}
 
 
 def instance(seed: int, negative: bool = True) -> tuple[SeparableCost, QualityModel]:
@@ -52,10 +53,11 @@ def raw_error(quality: QualityModel, assignment: dict[str, str]) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_the_program_finds_the_optimum_of_brute_force_at_every_budget(seed):
+@pytest.mark.parametrize("allowed", [ALLOWED, OF_TWO], ids=["three", "two"])
+def test_the_program_finds_the_optimum_of_brute_force_at_every_budget(seed, allowed):
     cost, quality = instance(seed)
-    program = Program(ALLOWED, cost, quality, interactions=quality.strongest(INTERACTIONS, ALLOWED))
-    plans = [(cost.ms(a), raw_error(quality, a)) for a in everything()]
+    program = Program(allowed, cost, quality, interactions=quality.strongest(INTERACTIONS, allowed))
+    plans = [(cost.ms(a), raw_error(quality, a)) for a in everything(allowed)]
     fastest = min(ms for ms, _ in plans)
     assert cost.ms(program.fastest().assignment) == pytest.approx(fastest, abs=1e-4)
     for budget in (fastest + 0.01, 1.3 * fastest, 2 * fastest, 3 * fastest, 30.0):

@@ -18,7 +18,7 @@ from search.sensitivity.solve import Program
 LAYERS = ("a.1", "a.2", "b.1", "b.2", "b.3", "c")
 PRECISIONS = ("int4", "int8", "fp32")
 ALLOWED = {name: PRECISIONS if name != "c" else ("int8", "fp32") for name in LAYERS}
-OF_TWO = {name: ("int8", "fp32") for name in LAYERS}
+OF_TWO = dict.fromkeys(LAYERS, ("int8", "fp32"))
 
 
 def instance(seed: int, negative: bool = True) -> tuple[SeparableCost, QualityModel]:

@@ -22,6 +22,7 @@ from compress.equality import prove_equal
 from compress.graph import bias_name, clone, is_layer, layer_nodes, set_tensor, tensor, weight_name
 from compress.nm_pattern import Sparsity
 from compress.ranges import weight_axis
+from compress.scaling_rules import PRODUCTS
 from compress.sparsity.layouts import WeightLayout
 
 TOLERANCE = 1e-5
@@ -142,7 +143,7 @@ def _classes(graph: fx.GraphModule, ids: dict[str, Tensor]) -> list[list[int]]:
     """Channel ids that may change places with each other, at least two to a class."""
     fixed = {-1}
     for node in graph.graph.nodes:
-        if _keeps_places(graph, node):
+        if _keeps_places(graph, node) or _pairs_channels(node, ids):
             for each in (node, *node.all_input_nodes):
                 fixed.update(ids.get(each.name, torch.empty(0)).tolist())
     roles: dict[int, list[tuple[str, int]]] = defaultdict(list)
@@ -167,6 +168,17 @@ def _keeps_places(graph: fx.GraphModule, node: fx.Node) -> bool:
             weight.shape[weight_axis(node)] != node.meta["val"].shape[1]
         )
     return any(tensor(graph, str(n.target)).numel() > 1 for n in constants)
+
+
+def _pairs_channels(node: fx.Node, ids: dict[str, Tensor]) -> bool:
+    """Whether a product meets channels of one operand with others of the second, such as those of a gate.
+
+    They may be scaled apart, which is what `channel_groups` tells, and would have to change places together.
+    """
+    if node.target not in PRODUCTS:
+        return False
+    held = [ids[n.name] for n in node.all_input_nodes if n.name in ids and len(ids[n.name]) > 1]
+    return len(held) > 1 and not torch.equal(held[0], held[1])
 
 
 def _applied(graph: fx.GraphModule, ids: dict[str, Tensor], holds: dict[int, int]) -> fx.GraphModule:

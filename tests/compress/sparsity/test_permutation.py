@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,12 @@ from compress.equality import largest_difference
 from compress.graph import capture, layer_nodes, set_tensor, tensor, weight_name
 from compress.layer_table import LayerTable
 from compress.nm_pattern import Sparsity
+from compress.preparation import prepare
 from compress.sparsity import nm_mask
+from compress.sparsity.eligibility import decide
 from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.permutation import permute
+from workloads.loading import load_checkpoint
 
 
 class Net(nn.Module):
@@ -106,3 +111,46 @@ def test_a_permutation_that_changes_outputs_would_be_found(monkeypatch: pytest.M
     monkeypatch.setattr("compress.sparsity.permutation._keeps_places", lambda graph, node: False)
     with pytest.raises(GraphError, match="changed the outputs"):
         permute(graph, sparse, example)
+
+
+class Gated(nn.Module):
+    """A gate on channels that are free themselves; a picture-wide one too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Conv2d(16, 16, 3, padding=1)
+        self.gate = nn.Conv2d(16, 16, 1)
+        self.wide = nn.Conv2d(16, 1, 1)
+        self.behind = nn.Conv2d(16, 16, 1)
+        self.tail = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(torch.relu(self.head(x)))
+        y = y * torch.sigmoid(self.gate(y))
+        return self.tail(torch.relu(self.behind(y * torch.sigmoid(self.wide(y)))))
+
+
+def test_channels_that_meet_a_gate_stay_and_the_others_move() -> None:
+    torch.manual_seed(0)
+    example = torch.rand(1, 3, 12, 12)
+    graph = capture(Gated(), example)
+    patterns = dict.fromkeys(("body", "gate", "behind", "tail"), Sparsity.parse("2:4"))
+    found = permute(graph, sparse_weights(graph, LayerTable.from_graph(graph, example), patterns), example)
+    assert largest_difference(graph, found.graph, torch.rand(2, 3, 9, 14)) < 1e-5
+    assert found.moved > 4
+    unmoved = {name: tensor(graph, f"{name}.bias") for name in ("body", "gate")}
+    assert all(torch.equal(tensor(found.graph, f"{name}.bias"), bias) for name, bias in unmoved.items())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["rfdn_x4", "imdn_x4", "pan_x4", "rlfn_x4"])
+def test_real_networks_compute_what_they_did(data: Path, name: str) -> None:
+    loaded = load_checkpoint(data / "checkpoints" / f"{name}.pth")
+    example = loaded.workload.example_input(32, 32)
+    graph = prepare(capture(loaded.module, example))
+    table = LayerTable.from_graph(graph, example)
+    patterns = {n: d.pattern for n, d in decide(graph, table, Sparsity.parse("2:4")).items()}
+    found = permute(graph, sparse_weights(graph, table, patterns), example, passes=1)
+    assert found.after > found.before
+    assert found.moved > 100

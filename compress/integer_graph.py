@@ -1,7 +1,7 @@
-"""The compressed network computed on integers: quantisers round to integers, layers add integers up, scales come after.
+"""The compressed network on integers: quantisers round to integers, layers add integers up, scales come after.
 
-This is what integer hardware does, and what the QONNX file says. `CompressedModel.simulate()` multiplies the scales into
-the operands of a layer instead; the sums of its products then round in float32, in an order that each library chooses.
+This is what integer hardware does, and what a QONNX file says. `CompressedModel.simulate()` multiplies the scales
+into the operands of a layer instead; the sums of its products then round in float32, in an order that libraries choose.
 Sums of integers are exact in float32 up to 2^24 in any order, so two runtimes give the same bits here.
 """
 
@@ -59,7 +59,7 @@ def integer_graph(model: CompressedModel) -> fx.GraphModule:
 
 
 def largest_sums(model: CompressedModel) -> dict[str, int]:
-    """For each quantised layer the largest sum that its integers can reach, whatever the input; in network order.
+    """For each quantised layer a sum that its integers cannot exceed, whatever the input; in network order.
 
     Up to `EXACT_SUM` the layer is exact in float32, and log2 of it, plus a sign, is the width of its accumulator.
     """
@@ -74,8 +74,8 @@ def largest_sums(model: CompressedModel) -> dict[str, int]:
         _, zeros = weight.params.broadcast(weight.integers.dim())
         integers = (weight.integers.to(torch.int64) - zeros).abs()
         if node.target is aten.conv_transpose2d.input:
-            groups = int(node.args[6]) if len(node.args) > 6 else 1  # type: ignore[arg-type]
-            integers = integers.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+            # [in, out / groups, kh, kw]: the inputs of all groups are counted as if they were those of one.
+            integers = integers.transpose(0, 1)
         found[name] = reach * int(integers.flatten(1).sum(1).max())
     return found
 

@@ -24,7 +24,9 @@ class LayerAudit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
-    planned: str = Field(description="int8 for quantised layers, or their bits in QONNX, else the plan's float precision")
+    planned: str = Field(
+        description="int8 for quantised layers, or their bits in QONNX, else the plan's float precision"
+    )
     executed: str = Field(description="precision as the runtime reports it; unknown if the engine shows no such layer")
     kernel: str = Field(description="the runtime's names of the kernels; empty if unknown")
     reason: str = Field(description="what differs from the plan, in words; empty if nothing does")

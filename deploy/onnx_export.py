@@ -21,6 +21,7 @@ from compress.exportable import CONSTANTS, dequantize, exportable, quantize_dequ
 from compress.integer_graph import integer_graph, quant
 from deploy.onnx_layers import name_layers
 from deploy.onnx_plan import PLAN_KEY
+from deploy.runtimes import Runtime
 
 OPSET = 18
 INPUT, OUTPUT = "input", "output"
@@ -47,6 +48,16 @@ def export_qonnx(model: CompressedModel, example: Tensor, path: Path) -> None:
     It computes what `integer_graph(model)` computes. Names and metadata are as `export_quantized` has them.
     """
     _export(integer_graph(model), example, path, {PLAN_KEY: model.plan.model_dump_json()})
+
+
+def export_for(
+    runtime: str, model: CompressedModel, example: Tensor, path: Path, *, quantize_bias: bool = True
+) -> None:
+    """Write the file that the engines of a runtime are built from: QONNX, or Q/DQ pairs for all others."""
+    if runtime == Runtime.QONNX:
+        export_qonnx(model, example, path)
+    else:
+        export_quantized(model, example, path, quantize_bias=quantize_bias)
 
 
 def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str]) -> None:

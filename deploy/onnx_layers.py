@@ -33,7 +33,7 @@ def layers_with_weights(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeP
 
 
 def _constant_source(name: str, producers: dict[str, onnx.NodeProto], initializers: set[str]) -> str | None:
-    """The initialiser behind a weight input, through DequantizeLinear, Quant, Transpose and Clip; None if it is computed."""
+    """The initialiser behind a weight input, through what quantises and transposes it; None if it is computed."""
     while name not in initializers:
         node = producers.get(name)
         if node is None or node.op_type not in _BETWEEN:

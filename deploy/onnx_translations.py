@@ -34,6 +34,6 @@ def dequantize(q, scale, zero_point, axis=0):
     return op.DequantizeLinear(q, scale, zero_point, axis=axis)
 
 
-def quant(x, scale, zero_point, bits, signed: bool, narrow: bool):
+def quant(x, scale, zero_point, bits, signed=True, narrow=True):
     """QONNX's quantiser of any width, rounding half to even."""
     return _QUANT(x, scale, zero_point, bits, signed=int(signed), narrow=int(narrow), rounding_mode="ROUND")

@@ -58,6 +58,7 @@ class MeasureSummary(BaseModel):
 def measure(run: Path, *, threads: int, input_size: tuple[int, int], seconds: float) -> MeasureSummary:
     """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`."""
     with reopened(run) as job:
+        job.runtime.require_timed()
         load_engine(run / ENGINE, 1, device=job.profile).require_here()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed)

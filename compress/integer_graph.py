@@ -53,7 +53,7 @@ def integer_graph(model: CompressedModel) -> fx.GraphModule:
             if consumer.name in layers:
                 node, weight = nodes[consumer.name], model.weights[weight_name(consumer)]
                 node.replace_input_with(nodes[site.tensor.name], integers)
-                _write_layer(module, node, weight, biases.get(consumer.name), params.scale)
+                nodes[consumer.name] = _write_layer(module, node, weight, biases.get(consumer.name), params.scale)
     rebuild(module)
     return module
 
@@ -94,8 +94,8 @@ def _write_quantizer(module: fx.GraphModule, source: fx.Node, site: Site, params
 def _write_layer(
     module: fx.GraphModule, node: fx.Node, weight: QuantizedWeight, bias: tuple[Tensor, QuantParams] | None,
     activation_scale: Tensor,
-) -> None:  # fmt: skip
-    """Make a layer read integers, and add its bias and its scale behind it."""
+) -> fx.Node:  # fmt: skip
+    """Make a layer read integers, and add its bias and its scale behind it; returns the node with its real output."""
     name = weight_name(node)
     constant = node.args[1]
     assert isinstance(constant, fx.Node)
@@ -120,6 +120,7 @@ def _write_layer(
     last = _after(module, scales, aten.mul.Tensor, (last, scales))
     for user in users:
         user.replace_input_with(node, last)
+    return last
 
 
 def _quant(

@@ -15,14 +15,14 @@ import onnx
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.optional import require
 from deploy.engines.runtime_packages import import_runtime
+from deploy.onnx_sizes import with_sizes
 from deploy.runtimes import Runtime
 
 KEPT = 8
 """Shapes for which the network with all its shapes filled in is kept."""
 
-QUANTISERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear")
 _REFUSALS = (Exception,)
-# qonnx reports what is wrong with a file as bare Exceptions, assertions and errors of ONNX Runtime.
+"""What qonnx raises of a file: bare exceptions, assertions and errors of ONNX Runtime."""
 
 
 class QonnxSession:
@@ -32,10 +32,10 @@ class QonnxSession:
         import_runtime(Runtime.QONNX)
         self._path = path
         with _one_line(f"qonnx cannot load {path}"):
-            wrapper = require("qonnx.core.modelwrapper").ModelWrapper(str(path))
-            self._input, self._output = wrapper.graph.input[0].name, wrapper.graph.output[0].name
-            self._sizes = _sizes(wrapper.graph.input[0])
-        self._wrapper = wrapper
+            self._file = onnx.load(path)
+            graph = self._file.graph
+            self._input, self._output = graph.input[0].name, graph.output[0].name
+            self._sizes = _sizes(graph.input[0])
         self._filled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     @property
@@ -59,15 +59,13 @@ class QonnxSession:
     def filled(self, shape: tuple[int, ...]) -> Any:
         """qonnx's ModelWrapper of the file with the shape of every tensor filled in, for an input of `shape`.
 
-        Sizes that the file computes from its input become constants. UsageError where a shape stays unknown.
+        UsageError where one stays unknown.
         """
         if shape in self._filled:
             self._filled.move_to_end(shape)
             return self._filled[shape]
         with _one_line(f"qonnx cannot infer shapes of {self._path} for an input of {list(shape)}"):
-            model = _fill(self._wrapper, self._input, shape)
-            if unknown := _unknown(model):
-                raise ValueError(f"the shape of {unknown} stays unknown")
+            model = require("qonnx.core.modelwrapper").ModelWrapper(with_sizes(self._file, shape))
         self._filled[shape] = model
         if len(self._filled) > KEPT:
             self._filled.popitem(last=False)
@@ -81,7 +79,8 @@ class QonnxSession:
         """
         filled = self.filled(shape)
         with _one_line(f"{self._path} does not pass qonnx's checks"):
-            model = filled.transform(require("qonnx.transformation.infer_datatypes").InferDataTypes())
+            model = filled.transform(require("qonnx.transformation.infer_shapes").InferShapes())
+            model = model.transform(require("qonnx.transformation.infer_datatypes").InferDataTypes())
             if not model.check_all_tensor_shapes_specified():
                 raise ValueError("some shapes are unknown")
             topology = require("qonnx.analysis.topology")
@@ -95,43 +94,6 @@ class QonnxSession:
                 if not np.any(zero) and (inferred.name == "FLOAT32" or inferred.bitwidth() != int(bits)):
                     raise ValueError(f"{node.name or node.output[0]} has {int(bits)} bits and is inferred {inferred}")
         return model
-
-
-def _fill(wrapper: Any, given: str, shape: tuple[int, ...]) -> Any:
-    shapes = require("qonnx.transformation.infer_shapes").InferShapes()
-    fold = require("qonnx.transformation.fold_constants").FoldConstants(exclude_op_types=list(QUANTISERS))
-    model = require("qonnx.core.modelwrapper").ModelWrapper(wrapper.model, make_deepcopy=True)
-    model.set_tensor_shape(given, list(shape))
-    model = model.transform(shapes)
-    # The size that one node is given may decide what the next ones compute theirs from.
-    while _write_sizes(model):
-        model = model.transform(fold).transform(shapes)
-    return model
-
-
-def _write_sizes(model: Any) -> bool:
-    """Replace the Shape nodes whose input has a known shape by constants; False where there is none."""
-    written = False
-    for node in list(model.get_nodes_by_op_type("Shape")):
-        sizes = model.get_tensor_shape(node.input[0])
-        if sizes is None or 0 in sizes:
-            continue
-        found = {attribute.name: int(attribute.i) for attribute in node.attribute}
-        part = sizes[found.get("start", 0) : found.get("end", len(sizes))]
-        model.graph.node.remove(node)
-        model.set_initializer(node.output[0], np.array(part, dtype=np.int64))
-        written = True
-    return written
-
-
-def _unknown(model: Any) -> str | None:
-    """The first tensor whose shape is not known."""
-    for node in model.graph.node:
-        for output in node.output:
-            sizes = model.get_tensor_shape(output)
-            if output and (sizes is None or 0 in sizes):
-                return str(output)
-    return None
 
 
 def _sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:

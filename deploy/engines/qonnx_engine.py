@@ -19,7 +19,7 @@ from deploy.engines.qonnx_session import QonnxSession
 from deploy.onnx_layers import LAYER_OPS
 
 CHECKED_SIDE = 64
-"""Height and width that a file is checked at where the engine states no shape."""
+"""Height and width that a file of any size is checked at where the engine states none."""
 
 _PASSED = frozenset({"Transpose", "Reshape", "Identity"})
 _FLOAT = "fp32"
@@ -33,8 +33,8 @@ class QonnxEngine(Engine):
         if spec.float_precision is not FloatPrecision.FP32:
             raise UsageError(f"qonnx's executor computes floats in fp32 only, not in {spec.float_precision}")
         self._session = QonnxSession(folder / spec.artefact)
-        shape = spec.input_shape or (1, self._session.channels, CHECKED_SIDE, CHECKED_SIDE)
-        self._checked: Any = self._session.check(shape)
+        shape = spec.input_shape or (1, 1, CHECKED_SIDE, CHECKED_SIDE)
+        self._checked: Any = self._session.check(self._session.shape_like(shape))
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape."""

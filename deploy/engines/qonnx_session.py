@@ -38,10 +38,11 @@ class QonnxSession:
             self._sizes = _sizes(graph.input[0])
         self._filled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
-    @property
-    def channels(self) -> int:
-        """Channels of the input."""
-        return self._sizes[1] or 1
+    def shape_like(self, usual: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape that the network takes: its own sizes where they are fixed, else those of `usual`."""
+        if len(self._sizes) != len(usual):
+            raise UsageError(f"{self._path} takes an input of {len(self._sizes)} dimensions, not [N, C, H, W]")
+        return tuple(wanted or size for wanted, size in zip(self._sizes, usual, strict=True))
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape."""
@@ -80,7 +81,8 @@ class QonnxSession:
         filled = self.filled(shape)
         with _one_line(f"{self._path} does not pass qonnx's checks"):
             model = filled.transform(require("qonnx.transformation.infer_shapes").InferShapes())
-            model = model.transform(require("qonnx.transformation.infer_datatypes").InferDataTypes())
+            infer = require("qonnx.transformation.infer_datatypes").InferDataTypes
+            model = model.transform(infer(allow_scaledint_dtypes=True))
             if not model.check_all_tensor_shapes_specified():
                 raise ValueError("some shapes are unknown")
             topology = require("qonnx.analysis.topology")
@@ -91,8 +93,8 @@ class QonnxSession:
                 if zero is None or bits is None:
                     raise ValueError(f"zero point and bit width of {node.name or node.output[0]} are not constant")
                 inferred = model.get_tensor_datatype(node.output[0])
-                if not np.any(zero) and (inferred.name == "FLOAT32" or inferred.bitwidth() != int(bits)):
-                    raise ValueError(f"{node.name or node.output[0]} has {int(bits)} bits and is inferred {inferred}")
+                if not np.any(zero) and (inferred.name == "FLOAT32" or inferred.bitwidth() != float(bits)):
+                    raise ValueError(f"{node.name or node.output[0]} has {bits:g} bits and is inferred {inferred}")
         return model
 
 

@@ -1,4 +1,4 @@
-"""Custom operators that stand for QuantizeLinear/DequantizeLinear pairs in a graph that is about to be exported.
+"""Custom operators that stand for the quantisers of ONNX files in a graph that is about to be exported.
 
 In eager mode they compute exactly what the exported operators compute, so an exported graph can also be run in torch.
 """
@@ -33,3 +33,21 @@ def dequantize_constant(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int)
 @dequantize_constant.register_fake
 def _(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     return torch.empty(q.shape, dtype=torch.float32, device=q.device)
+
+
+@torch.library.custom_op("bitwright::quant", mutates_args=())
+def quant(x: Tensor, scale: Tensor, zero_point: Tensor, bits: Tensor, signed: bool, narrow: bool) -> Tensor:
+    """QONNX's Quant: x / scale + zero_point, cut to the range of `bits`, rounded half to even, and back; float32.
+
+    All but `x` are float32 and broadcast against it; `bits`: []. A narrow range lacks its smallest signed or its
+    largest unsigned integer.
+    """
+    width = int(bits.item())
+    low = int(narrow) - 2 ** (width - 1) if signed else 0
+    high = 2 ** (width - 1) - 1 if signed else 2**width - 1 - int(narrow)
+    return (torch.round(torch.clamp(x / scale + zero_point, low, high)) - zero_point) * scale
+
+
+@quant.register_fake
+def _(x: Tensor, scale: Tensor, zero_point: Tensor, bits: Tensor, signed: bool, narrow: bool) -> Tensor:
+    return torch.empty_like(x)

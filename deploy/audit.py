@@ -8,9 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import VerificationError
-from compress.plan import Plan
+from compress.plan import LayerPlan, Plan
 from deploy.engine import Engine, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
+from deploy.runtimes import Runtime
 
 INTEGER = "int8"
 UNKNOWN = "unknown"
@@ -23,7 +24,9 @@ class LayerAudit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
-    planned: str = Field(description="int8 for quantised layers, else the plan's float precision")
+    planned: str = Field(
+        description="int8 for quantised layers, or their bits in QONNX, else the plan's float precision"
+    )
     executed: str = Field(description="precision as the runtime reports it; unknown if the engine shows no such layer")
     kernel: str = Field(description="the runtime's names of the kernels; empty if unknown")
     reason: str = Field(description="what differs from the plan, in words; empty if nothing does")
@@ -77,7 +80,7 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
             executed.setdefault(origin, []).append(node)
     layers = []
     for name, decision in plan.layers.items():
-        planned = INTEGER if decision.quantized else plan.float_precision
+        planned = planned_precision(decision, plan.float_precision, engine.spec.runtime)
         node_name = exported.layers.get(name)
         nodes = executed.get(node_name, []) if node_name is not None else []
         layers.append(_compare(name, planned, nodes, engine.spec.runtime, node_name is not None))
@@ -90,6 +93,19 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
         unplanned=tuple(name for name in exported.layers if name not in plan.layers),
         sparse=engine.sparse_tactics(),
     )
+
+
+def planned_precision(layer: LayerPlan, float_precision: str, runtime: Runtime) -> str:
+    """What a layer of a plan should execute in: int8 whatever its bits, because runtimes store fewer bits in 8.
+
+    In QONNX, which has every width, int4 where weights and activations have 4 bits and w4a8 where they differ.
+    """
+    if layer.weight is None or layer.activation is None:
+        return float_precision
+    if runtime is not Runtime.QONNX:
+        return INTEGER
+    weight, activation = layer.weight.used_bits, layer.activation.used_bits
+    return f"int{weight}" if weight == activation else f"w{weight}a{activation}"
 
 
 def _compare(name: str, planned: str, nodes: list[ExecutedNode], runtime: str, exported: bool) -> LayerAudit:

@@ -18,8 +18,10 @@ from bitwright.foundation.errors import GraphError
 from bitwright.foundation.files import atomic_path
 from compress.compressed import CompressedModel
 from compress.exportable import CONSTANTS, dequantize, exportable, quantize_dequantize
+from compress.integer_graph import integer_graph, quant
 from deploy.onnx_layers import name_layers
 from deploy.onnx_plan import PLAN_KEY
+from deploy.runtimes import Runtime
 
 OPSET = 18
 INPUT, OUTPUT = "input", "output"
@@ -38,6 +40,24 @@ def export_quantized(model: CompressedModel, example: Tensor, path: Path, *, qua
     """
     graph = exportable(model, quantize_bias=quantize_bias)
     _export(graph, example, path, {PLAN_KEY: model.plan.model_dump_json()})
+
+
+def export_qonnx(model: CompressedModel, example: Tensor, path: Path) -> None:
+    """Write the compressed network as QONNX: a Quant node for each quantiser, convolutions on integers, scales behind.
+
+    It computes what `integer_graph(model)` computes. Names and metadata are as `export_quantized` has them.
+    """
+    _export(integer_graph(model), example, path, {PLAN_KEY: model.plan.model_dump_json()})
+
+
+def export_for(
+    runtime: str, model: CompressedModel, example: Tensor, path: Path, *, quantize_bias: bool = True
+) -> None:
+    """Write the file that the engines of a runtime are built from: QONNX, or Q/DQ pairs for all others."""
+    if runtime == Runtime.QONNX:
+        export_qonnx(model, example, path)
+    else:
+        export_quantized(model, example, path, quantize_bias=quantize_bias)
 
 
 def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str]) -> None:
@@ -105,6 +125,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         quantize_dequantize: onnx_translations.quantize_dequantize,
         dequantize: onnx_translations.dequantize,
+        quant: onnx_translations.quant,
     }
 
 

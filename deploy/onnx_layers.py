@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_BETWEEN = frozenset({"DequantizeLinear", "Quant", "Transpose", "Clip", "Identity", "Reshape"})
 
 
 def layer_of_nodes(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto]]:
@@ -32,10 +33,10 @@ def layers_with_weights(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeP
 
 
 def _constant_source(name: str, producers: dict[str, onnx.NodeProto], initializers: set[str]) -> str | None:
-    """The initialiser behind a weight input, through DequantizeLinear, Transpose and Clip; None if it is computed."""
+    """The initialiser behind a weight input, through what quantises and transposes it; None if it is computed."""
     while name not in initializers:
         node = producers.get(name)
-        if node is None or node.op_type not in {"DequantizeLinear", "Transpose", "Clip", "Identity", "Reshape"}:
+        if node is None or node.op_type not in _BETWEEN:
             return None
         name = node.input[0]
     return name

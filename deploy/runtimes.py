@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from bitwright.foundation.errors import UsageError
+
 
 class Runtime(StrEnum):
     """The software that loads and runs an engine."""
@@ -12,11 +14,27 @@ class Runtime(StrEnum):
     OPENVINO = "openvino"
     TENSORRT_RTX = "tensorrt-rtx"
     TENSORRT = "tensorrt"
+    QONNX = "qonnx"
 
     @property
     def compiles(self) -> bool:
         """Whether an engine is compiled from the ONNX file, for one GPU architecture and a range of shapes."""
         return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
+
+    @property
+    def why_not_timed(self) -> str | None:
+        """Why a time of its engines would say nothing of the device, in words; None where it says what it takes."""
+        if self is Runtime.QONNX:
+            return (
+                "a QONNX file is for FPGA flows such as FINN and hls4ml, and the time of the reference executor that "
+                "runs it here says nothing of the device"
+            )
+        return None
+
+    def require_timed(self) -> None:
+        """UsageError where engines of the runtime are not to be timed."""
+        if self.why_not_timed is not None:
+            raise UsageError(f"{self} engines are not timed: {self.why_not_timed}")
 
 
 class FloatPrecision(StrEnum):

@@ -18,6 +18,7 @@ PACKAGES: dict[RuntimeEngine, tuple[str, ...]] = {
     RuntimeEngine.QNN: ("onnxruntime-qnn",),
     RuntimeEngine.VELA: ("ethos-u-vela",),
     RuntimeEngine.EDGETPU: (),
+    RuntimeEngine.QONNX: ("qonnx",),
 }
 
 

@@ -10,8 +10,12 @@ class DType(StrEnum):
     """A number format, as stored or as executed."""
 
     INT2 = "int2"
+    INT3 = "int3"
     INT4 = "int4"
     UINT4 = "uint4"
+    INT5 = "int5"
+    INT6 = "int6"
+    INT7 = "int7"
     INT8 = "int8"
     UINT8 = "uint8"
     INT16 = "int16"
@@ -70,6 +74,7 @@ class DeviceKind(StrEnum):
     GPU = "gpu"
     NPU = "npu"
     MCU = "mcu"
+    FPGA = "fpga"
 
 
 class RuntimeEngine(StrEnum):
@@ -85,6 +90,7 @@ class RuntimeEngine(StrEnum):
     QNN = "qnn"
     VELA = "vela"
     EDGETPU = "edgetpu"
+    QONNX = "qonnx"
 
 
 class EmulationKind(StrEnum):

@@ -26,6 +26,7 @@ class ExportFormat(StrEnum):
     """The formats that a network can be exported to."""
 
     ONNX = "onnx"
+    QONNX = "qonnx"
 
 
 def export(

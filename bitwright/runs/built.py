@@ -15,7 +15,7 @@ from deploy.audit import INTEGER, UNKNOWN, Audit, audit
 from deploy.engine import FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
-from deploy.onnx_export import export_quantized
+from deploy.onnx_export import export_for
 from deploy.onnx_formats import verify_formats
 from hw_profiles import DType
 from search.layer_sensitivity import restricted
@@ -28,6 +28,9 @@ ENGINE = "engine"
 AUDIT = "audit.json"
 FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", AUDIT)
 """What `build_audited` writes for every runtime, relative to its folder."""
+
+_SPECIALISED = (Runtime.OPENVINO, Runtime.QONNX)
+"""Runtimes that are told the input size that matters: one compiles for it, the other is checked at it."""
 
 LARGEST_BATCH = 64
 """Images that a compiled classifier takes at once; its height and width are fixed."""
@@ -85,15 +88,17 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
         note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
     entry = job.profile.runtime(job.runtime.value)
     integer_bias = entry is None or entry.bias is DType.INT32
-    export_quantized(padded, job.example, folder / ONNX, quantize_bias=integer_bias)
-    verify_formats(folder / ONNX, padded.plan)
+    export_for(job.runtime, padded, job.example, folder / ONNX, quantize_bias=integer_bias)
+    if job.runtime is not Runtime.QONNX:
+        # The audit reads the widths of a QONNX file itself.
+        verify_formats(folder / ONNX, padded.plan)
     build_engine(
         folder / ONNX,
         folder / ENGINE,
         runtime=job.runtime,
         profile=job.profile.id,
         float_precision=FloatPrecision(model.plan.float_precision),
-        input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
+        input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime in _SPECIALISED else None,
         super_resolution=job.picture_format,
         device=job.profile,
         shapes=_shapes(job) if job.runtime.compiles else None,

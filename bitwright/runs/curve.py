@@ -81,7 +81,8 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
 
 
 def _require_here(job: Job) -> None:
-    """DeviceError where the engines of a curve could be built here and not timed."""
+    """UsageError or DeviceError where the engines of a curve could be built here and not timed."""
+    job.runtime.require_timed()
     if job.runtime.compiles:
         reason = why_not_here(GpuTarget.of(job.profile).compute_capability, job.profile.id)
         if reason is not None:

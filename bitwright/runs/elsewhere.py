@@ -58,6 +58,7 @@ def bundle(run: Path, out: Path, *, threads: int, input_size: tuple[int, int], s
         raise OutputError(f"{out} is a file that is no bundle; choose another --out")
     candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
     with reopened(run) as job:
+        job.runtime.require_timed()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         session = protocol(threads=threads, seconds=seconds, seed=job.request.seed)
         manifest = write_bundle(out, candidates, x, session, run=run)

@@ -21,9 +21,10 @@ from compress.compressed import CompressedModel
 from compress.graph import save_graph
 from compress.layer_table import LayerTable
 from compress.plan import Placement
-from deploy.engine import Engine, Runtime
+from deploy.audit import UNKNOWN, Audit
+from deploy.engine import Engine, FloatPrecision, Runtime
 from deploy.engines import load_engine
-from deploy.onnx_export import export_quantized
+from deploy.onnx_export import export_for
 from deploy.onnx_formats import verify_formats
 from deploy.verify import engine_predict
 from hw_profiles import DeviceProfile, RuntimeEngine, installed_runtimes, load_profile
@@ -103,7 +104,7 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
         cost_source=f"{cost.source}, input of {trained.table.input_shape[2]}x{trained.table.input_shape[3]}",
         predicted=found.chosen.predicted, quality=trained.subnets.evaluate(final.simulate()),
         float_quality=trained.float_quality, evaluated=evaluated, size_bytes=final.size_bytes,
-        integer_layers=None if built is None else built.audit.executed.get("int8", 0),
+        integer_layers=None if built is None else _on_integers(built.audit),
         engine=None if built is None else f"{folder.name}/{ENGINE}", folder=folder.name, notes=tuple(notes),
         front=tuple(FrontPoint(cost=m.cost, quality=m.quality, widths=tuple((int(w), int(a)) for w, a in m.bits))
                     for m in found.front),
@@ -114,6 +115,12 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     if remarks:
         raise VerificationError(f"{choice.profile.id}: the plan is not legal there: {remarks[0]}")
     return result
+
+
+def _on_integers(audited: Audit) -> int:
+    """Layers that executed in an integer precision, whatever its width."""
+    floats = {FloatPrecision.FP32, FloatPrecision.BF16, UNKNOWN}
+    return sum(count for precision, count in audited.executed.items() if precision not in floats)
 
 
 def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound, precision: str) -> CompressedModel:
@@ -131,10 +138,14 @@ def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound, precis
 
 
 def _builds_here(choice: DeviceChoice) -> bool:
-    """Whether the runtime is installed, and builds for this processor or, as compilers do, for any."""
+    """Whether the runtime is installed, and builds for this processor or, as compilers do, for any.
+
+    A QONNX file is for a device that cannot be here, and its executor runs anywhere.
+    """
     if choice.runtime not in {r.value for r in Runtime} or not installed_runtimes().get(choice.runtime):
         return False
-    return Runtime(choice.runtime).compiles or choice.profile.arch.isa == platform.machine()
+    runtime = Runtime(choice.runtime)
+    return runtime.compiles or runtime is Runtime.QONNX or choice.profile.arch.isa == platform.machine()
 
 
 def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folder: Path) -> Built | None:
@@ -143,8 +154,9 @@ def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folde
         model.plan.save(folder / PLAN)
         model.save(folder / MODEL)
         floats = {r.value for r in FLOAT_BIASES}
-        export_quantized(model, trained.example, folder / ONNX, quantize_bias=choice.runtime not in floats)
-        verify_formats(folder / ONNX, model.plan)
+        export_for(choice.runtime, model, trained.example, folder / ONNX, quantize_bias=choice.runtime not in floats)
+        if choice.runtime != Runtime.QONNX:
+            verify_formats(folder / ONNX, model.plan)
         return None
     request = trained.request
     asked = CompressRequest.model_validate(

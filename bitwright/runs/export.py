@@ -8,19 +8,28 @@ from bitwright.foundation.errors import UsageError
 from bitwright.runs.job import TRACE_SIDE
 from bitwright.runs.reopen import compressed_network, reopened
 from compress.graph import capture
-from deploy.onnx_export import export_float, export_quantized
+from deploy.onnx_export import export_float, export_qonnx, export_quantized
 from workloads.loading import load_checkpoint
+
+EXPORTERS = {"onnx": export_quantized, "qonnx": export_qonnx}
+NAMES = {"onnx": "export.onnx", "qonnx": "export.qonnx.onnx"}
+"""The formats, and the file that a run's network is written to without --out."""
 
 
 def export(source: Path, *, form: str, out: Path | None, model: str | None, scale: int | None) -> Path:
-    """Write a run's compressed network, or a checkpoint's float network, as ONNX; returns the path of the file."""
-    if form != "onnx":
-        raise UsageError(f"cannot export to {form!r}; the formats are: onnx")
+    """Write a run's compressed network, or a checkpoint's float network; returns the path of the file.
+
+    `form`: onnx, with Q/DQ pairs, or qonnx, with Quant nodes of the plan's own widths, for runs only.
+    """
+    if form not in EXPORTERS:
+        raise UsageError(f"cannot export to {form!r}; the formats are: {', '.join(EXPORTERS)}")
     if source.is_dir():
-        path = out or source / "export.onnx"
+        path = out or source / NAMES[form]
         with reopened(source) as job:
-            export_quantized(compressed_network(job), job.example, path)
+            EXPORTERS[form](compressed_network(job), job.example, path)
         return path
+    if form != "onnx":
+        raise UsageError(f"{form} is for compressed networks; give the folder of a run instead of {source}")
     loaded = load_checkpoint(source, model=model, scale=scale)
     side = max(TRACE_SIDE, loaded.workload.min_input_side)
     example = loaded.workload.example_input(side, side)

@@ -76,6 +76,7 @@ class Bench:
         """Raises UsageError for a missing checkpoint, an unknown device or runtime, or a damaged table."""
         profile = load_profile(request.device)
         runtime = choose_runtime(profile, request.runtime)
+        runtime.require_timed()
         if runtime.compiles:
             raise UsageError(f"{runtime} tells no time for each kernel, so {profile.id} has no latency table to fill")
         if not request.checkpoints and not request.grid:

@@ -63,7 +63,8 @@ def report(job: Job) -> Report:
     spec = read_spec(run / ENGINE)
     selected = job.run.values("select")
     why_not = why_not_run(job)
-    timed = None if why_not else load_latency(run)
+    untimed = why_not or job.runtime.why_not_timed
+    timed = None if untimed else load_latency(run)
     quality = None if why_not else _quality(job)
     limit = job.request.max_drop
     floats = Plan.model_validate({**plan.model_dump(), "layers": {name: {} for name in plan.layers},
@@ -103,7 +104,7 @@ def report(job: Job) -> Report:
         warnings=tuple(_warnings(job, timed)),
         environment=(Environment.record() if timed is None else timed.environment).model_dump(mode="json"),
         command=tuple(job.request.command()),
-        next_command=f"bitwright verify {run}" if why_not else f"bitwright measure {run} --threads 2",
+        next_command=f"bitwright verify {run}" if untimed else f"bitwright measure {run} --threads 2",
     )
     write_text(run / REPORT, result.to_json())
     write_html(result, run)
@@ -219,7 +220,8 @@ def layer_rows(
         float_bits = 16 if plan.float_precision == "bf16" else 32
         weight_bits = decision.weight.bits if decision.weight else float_bits
         act_bits = decision.activation.bits if decision.activation else float_bits
-        estimate = estimate_ms(row.macs, row.activation_bytes(act_bits), _dtype(layer.planned), profile, threads)
+        dtype = _dtype(layer.planned)
+        estimate = dtype and estimate_ms(row.macs, row.activation_bytes(act_bits), dtype, profile, threads)
         rows.append(
             Layer(
                 name=row.name,
@@ -241,8 +243,9 @@ def layer_rows(
     return tuple(rows)
 
 
-def _dtype(precision: str) -> DType:
-    return DType(precision)
+def _dtype(precision: str) -> DType | None:
+    """The type of a precision; None where weights and activations have different ones."""
+    return DType(precision) if precision in {dtype.value for dtype in DType} else None
 
 
 def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
@@ -278,6 +281,8 @@ def _warnings(job: Job, timed: ComparisonResult | None) -> list[str]:
             f"The engine was built for {job.profile.name} and audited, but neither run nor timed: {why_not}. "
             f"On such a machine: bitwright verify {run}, bitwright measure {run}"
         )
+    elif job.runtime.why_not_timed:
+        found.append(f"Nothing was timed: {job.runtime.why_not_timed}")
     for layer in job.run.values("engine")["without_kernel"]:
         found.append(f"{layer}: {job.runtime} has no integer kernel for it; left in float")
     for measurement in () if timed is None else timed.measurements:

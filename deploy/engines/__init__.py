@@ -14,6 +14,7 @@ from bitwright.foundation.files import atomic_path, sha256_file, write_bytes, wr
 from deploy.engine import Engine, EngineSpec, FloatPrecision, Runtime, ShapeRange
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engines.openvino_engine import OpenVinoEngine
+from deploy.engines.qonnx_engine import QonnxEngine
 from deploy.engines.runtime_packages import runtime_version
 from deploy.engines.tensorrt_engine import TensorRtEngine
 from deploy.onnx_repair import repair
@@ -25,6 +26,7 @@ ENGINES: dict[Runtime, type[Engine]] = {
     Runtime.OPENVINO: OpenVinoEngine,
     Runtime.TENSORRT_RTX: TensorRtEngine,
     Runtime.TENSORRT: TensorRtEngine,
+    Runtime.QONNX: QonnxEngine,
 }
 """The runtimes; the module of each has the name that the value of its `Runtime` gives; both TensorRTs share one."""
 

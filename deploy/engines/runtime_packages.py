@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from types import ModuleType
 
 from bitwright.foundation.optional import require
 from deploy.runtimes import Runtime
 
-_MODULES = {Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx")}
-"""Module and extra of the runtimes whose module has another name than the runtime."""
+_MODULES = {Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx"), Runtime.QONNX: ("qonnx", "fpga")}
+"""Module and extra of the runtimes whose module or extra has another name than the runtime."""
 
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 
@@ -32,4 +33,6 @@ def import_runtime(runtime: Runtime) -> ModuleType:
 
 def runtime_version(runtime: Runtime) -> str:
     """Version of an installed runtime, with its build; MissingPackageError when it is not installed."""
-    return str(import_runtime(runtime).__version__)
+    package = import_runtime(runtime)
+    # qonnx states its version in its package's metadata alone.
+    return version(runtime.value) if runtime is Runtime.QONNX else str(package.__version__)

@@ -103,6 +103,7 @@ def handle(command: Command, session: Session | None) -> tuple[Reply, Session | 
     if isinstance(command, LoadCommand):
         before = process_memory("VmRSS")
         engine, import_ms, load_ms = load(command)
+        engine.spec.runtime.require_timed()
         x = np.ascontiguousarray(np.load(command.input_file, allow_pickle=False))
         return LoadReply(import_ms=import_ms, load_ms=load_ms, rss_before_bytes=before), Session(engine, x)
     if session is None:

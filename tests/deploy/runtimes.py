@@ -6,3 +6,6 @@ from deploy.engine import Runtime
 
 RUN_ON_CPU = [runtime for runtime in Runtime if not runtime.compiles]
 """Those whose engines run on any machine; engines of the others are built and audited in tests of their own."""
+
+TIMED_ON_CPU = [runtime for runtime in RUN_ON_CPU if runtime.why_not_timed is None]
+"""Those of them whose time is one of a device."""

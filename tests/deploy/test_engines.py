@@ -152,9 +152,9 @@ def test_a_changed_artefact_is_refused(float_file: Path, tmp_path: Path) -> None
 @runtimes
 def test_another_runtime_version_asks_for_a_rebuild(runtime: Runtime, float_file: Path, tmp_path: Path) -> None:
     spec = build_engine(float_file, tmp_path, runtime=runtime, profile="any")
-    older = spec.model_copy(update={"runtime_version": "1.0.0"})
+    older = spec.model_copy(update={"runtime_version": "0.0.1"})
     (tmp_path / SPEC_FILE).write_text(older.model_dump_json())
-    with pytest.raises(UsageError, match=rf"built with {runtime} 1\.0\.0 and .* is installed; rebuild"):
+    with pytest.raises(UsageError, match=rf"built with {runtime} 0\.0\.1 and .* is installed; rebuild"):
         load_engine(tmp_path, threads=1)
 
 

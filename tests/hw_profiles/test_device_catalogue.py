@@ -30,6 +30,7 @@ REQUIRED = {
     "hexagon-htp-v73",
     "ethos-u55-256",
     "coral-edge-tpu",
+    "fpga-dataflow",
 }
 
 
@@ -72,7 +73,7 @@ def test_convolutions_have_native_int8_with_symmetric_channel_weights(profile: D
     assert rule.act is not None
     assert (rule.weight.dtype, rule.weight.granularity, rule.weight.symmetric) == ("int8", "channel", True)
     assert (rule.act.granularity, rule.act.dtype.bits) == ("tensor", 8)
-    assert rule.act.symmetric is (profile.kind is DeviceKind.GPU)
+    assert rule.act.symmetric is (profile.kind in {DeviceKind.GPU, DeviceKind.FPGA})
 
 
 def test_every_emulated_rule_executes_wider_than_it_says_or_in_float(profile: DeviceProfile) -> None:

@@ -45,7 +45,7 @@ def fault(tmp_path: Path, old: str, new: str) -> str:
         ("  units:", "  clock_ghz: 1.7\n  units:", "compute.clock_ghz: unknown field; did you mean clock_mhz?"),
         ("  units:", "  clock_mhz: {max: 1.7}\n  units:", "compute.clock_mhz.max: 1.7 is not valid"),
         ("{sm: 28,", "{sm: 28.5,", "compute.units.sm: 28.5 is not valid; expected a whole number"),
-        ("kind: gpu", "kind: gpuu", "kind: 'gpuu' is not valid; expected 'cpu', 'gpu', 'npu' or 'mcu'"),
+        ("kind: gpu", "kind: gpuu", "kind: 'gpuu' is not valid; expected 'cpu', 'gpu', 'npu', 'mcu' or 'fpga'"),
         ("schema: 1", "schema: 2", "schema: 2 is not valid; expected 1"),
         ("fp16: {dense", "fp15: {dense", "compute.peak_tops.fp15: 'fp15' is not valid; expected 'int2'"),
         ("native: true", "native: false", "precisions.0: rule w8a8: native is False, so emulation must be given"),

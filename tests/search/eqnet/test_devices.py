@@ -11,7 +11,7 @@ import torch
 from bitwright.foundation.errors import ConstraintError, UsageError
 from compress.layer_table import LayerTable
 from compress.plan import LayerPlan
-from hw_profiles import load_profile, profile_ids
+from hw_profiles import DeviceKind, load_profile, profile_ids
 from search.eqnet.accounting import Accounting
 from search.eqnet.device_search import DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
@@ -40,8 +40,12 @@ def _choice(device: str, *, native_only: bool = True, runtime: str | None = None
 def test_every_device_of_the_catalogue_gets_a_legal_plan(device: str) -> None:
     choice = _choice(device)
     assert choice.form.weight_symmetric
-    assert all(widths == ((8,), (8,)) for widths in choice.allowed.values())
-    assert not choice.has_choice
+    if choice.profile.kind is DeviceKind.FPGA:
+        assert list(choice.allowed.values()) == [(layer.weight_bits, layer.activation_bits) for layer in SPACE.layers]
+        assert choice.has_choice
+    else:
+        assert all(widths == ((8,), (8,)) for widths in choice.allowed.values())
+        assert not choice.has_choice
     supernet = supernet_of(resnet_graph(), images(), ALL_BITS)
     target = Target("test", device, choice.runtime, unsigned=choice.unsigned, reduce_range=choice.reduce_range)
     plan = export(supernet, SPACE.uniform(8, choice.form), target).plan

@@ -1,9 +1,9 @@
 """What recovery training brings back: `python -m benchmarks.recovery --data-root DIR`.
 
-Super-resolution: `bitwright compress` of a network to integers, as it is and narrowed, each without and with
-`--recover-minutes`, evaluated on Set14 and BSD100 on the engine and timed beside ONNX Runtime float. Classification:
-a CIFAR-10 ResNet in 8 and 4 bits, before and after training, several seeds; simulated in torch and labelled so: no
-runtime here executes 4 bits.
+Super-resolution: `bitwright compress` of a network to integers, without and with `--recover-minutes`, and narrowed with
+it, evaluated on Set14 and BSD100 on the engine and timed beside ONNX Runtime float. Classification: a CIFAR-10 ResNet
+in 8 and 4 bits, before and after training, several seeds; simulated in torch and labelled so: no runtime here executes
+4 bits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,24 @@ LIMIT = 0.15
 """Allowed drop of the arms, dB: RFDN stays on integers altogether; the table tells how many layers do."""
 
 
+def trained_arm(network: Network, settings: Settings, given: argparse.Namespace, title: str, steps: int | None) -> Arm:
+    """`bitwright compress` with that many steps of training, or with the minutes that were given."""
+    length, recover = f"{given.minutes:g} min", f"recover_minutes={given.minutes:g}"
+    if steps is not None:
+        length, recover = f"{steps} steps", f"recover={steps}"
+    training = replace(settings, options=(*settings.options, recover))
+    return Arm(f"{title}, {length} of training", partial(bitwright_arm, network, training, LIMIT))
+
+
+def narrowings(given: argparse.Namespace) -> list[tuple[float, int | None]]:
+    """Drops that layers are narrowed for, each with its steps of training."""
+    found = []
+    for entry in names_of(given.narrow):
+        drop, _, steps = entry.partition(":")
+        found.append((float(drop), int(steps) if steps else given.training_steps))
+    return found
+
+
 def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The table of a super-resolution network and its figures."""
     timing = command.timing_of(given)
@@ -36,20 +54,16 @@ def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str
         accuracy_control=False, accuracy_drop=0.0, options=tuple(given.set), input_shape=timing.input_shape(network),
         images=given.images,
     )  # fmt: skip
-    steps = given.training_steps
-    length, recover = f"{given.minutes:g} min", f"recover_minutes={given.minutes:g}"
-    if steps is not None:
-        length, recover = f"{steps} steps", f"recover={steps}"
+    length = f"{given.minutes:g} min" if given.training_steps is None else f"{given.training_steps} steps"
     claim(network, {**settings.decisive(), "length": length})
-    arms = [Arm(BASELINE, partial(onnxruntime_float, network, settings))]
-    variants = {"bitwright int8": settings}
-    if given.narrow:
-        narrower = replace(settings, options=(*settings.options, f"narrow={given.narrow:g}"))
-        variants[f"bitwright int8, narrowed for {given.narrow:g} dB"] = narrower
-    for title, chosen in variants.items():
-        training = replace(chosen, options=(*chosen.options, recover))
-        arms.append(Arm(title, partial(bitwright_arm, network, chosen, LIMIT)))
-        arms.append(Arm(f"{title}, {length} of training", partial(bitwright_arm, network, training, LIMIT)))
+    arms = [
+        Arm(BASELINE, partial(onnxruntime_float, network, settings)),
+        Arm("bitwright int8", partial(bitwright_arm, network, settings, LIMIT)),
+        trained_arm(network, settings, given, "bitwright int8", given.training_steps),
+    ]
+    for drop, steps in narrowings(given):
+        narrower = replace(settings, options=(*settings.options, f"narrow={drop:g}"))
+        arms.append(trained_arm(network, narrower, given, f"bitwright int8, narrowed for {drop:g} dB", steps))
     records = [finished(network, arm, SETS) for arm in arms]
     times = timed(network, records, timing)
     rows = []
@@ -98,9 +112,7 @@ def main() -> int:
     parser.add_argument("--networks", default="rfdn_x4", help="stems of super-resolution checkpoints")
     parser.add_argument("--minutes", type=float, default=45.0, help="training time of each network, wall clock")
     parser.add_argument("--training-steps", type=int, default=None, help="training steps of each network, not minutes")
-    parser.add_argument(
-        "--narrow", type=float, default=0.02, help="dB given for narrower layers, arms of its own; 0: none"
-    )
+    parser.add_argument("--narrow", default="0.004", metavar="DB[:STEPS],...", help="drops to narrow layers for")
     parser.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the classifier at each bit width; 0: none")
     parser.add_argument("--steps", type=int, default=400, help="steps of each of them, batches of 64")

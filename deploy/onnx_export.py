@@ -45,7 +45,10 @@ def export_quantized(model: CompressedModel, example: Tensor, path: Path, *, qua
 def export_qonnx(model: CompressedModel, example: Tensor, path: Path) -> None:
     """Write the compressed network as QONNX: a Quant node for each quantiser, convolutions on integers, scales behind.
 
-    It computes what `integer_graph(model)` computes. Names and metadata are as `export_quantized` has them.
+    It computes what `integer_graph(model)` computes: the same bits wherever quantised layers, sums, products and
+    roundings are all there is. Brevitas' export does not: it adds a zero point before it rounds, divides by scales, and
+    leaves them in the operands of convolutions, whose sums then round.
+    Names and metadata are as `export_quantized` has them.
     """
     _export(integer_graph(model), example, path, {PLAN_KEY: model.plan.model_dump_json()})
 

@@ -76,3 +76,21 @@ def test_the_network_of_any_run_can_be_exported(data: Path, tmp_path: Path, caps
     assert "Quant" in {node.op_type for node in onnx.load(file).graph.node}
     told = command(capsys, "export", checkpoint, "--format", "qonnx").refusal()
     assert "qonnx is for compressed networks; give the folder of a run" in told
+
+
+def test_a_supernet_gives_narrow_layers_that_are_audited_by_their_width(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos, run = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4), tmp_path / "run"
+    small = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--bits", "2,4,8", "--calibration-count", "8")
+    more = ("--samples", "8", "--generations", "2")
+    ended = command(capsys, "search", "eqnet", checkpoint, *DEVICE, "--data", photos, "--out", run, *small, *more)
+    assert ended.code == 0, ended.err
+    folder = run / "devices" / "fpga-dataflow"
+    widths = read_json(folder / "device.json")["widths"].values()
+    expected = [f"int{w}" if w == a else f"w{w}a{a}" for w, a in widths]
+    layers = read_json(folder / "audit.json")["layers"]
+    assert [layer["executed"] for layer in layers] == [layer["planned"] for layer in layers] == expected
+    assert set(expected) > {"int8"}
+    assert read_json(folder / "device.json")["integer_layers"] == 3
+    assert "Quant" in {node.op_type for node in onnx.load(folder / "engine" / "model.onnx").graph.node}

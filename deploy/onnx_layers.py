@@ -9,6 +9,11 @@ import onnx
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
+def node_key(node: onnx.NodeProto) -> str:
+    """A node's name; unnamed nodes go by their first output, as runtimes call them."""
+    return str(node.name or node.output[0])
+
+
 def layer_of_nodes(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto]]:
     """Each layer node in graph order with its layer's name, `name#2` from the second call of a shared weight on."""
     for name, node, _ in layers_with_weights(file):

@@ -28,6 +28,9 @@ AUDIT = "audit.json"
 FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", AUDIT)
 """What `build_audited` writes for every runtime, relative to its folder."""
 
+_FOR_ONE_SHAPE = frozenset({Runtime.OPENVINO, Runtime.LITERT})
+"""Runtimes that are faster on the input shape that they compiled the network for."""
+
 LARGEST_BATCH = 64
 """Images that a compiled classifier takes at once; its height and width are fixed."""
 
@@ -35,8 +38,9 @@ LARGEST_BATCH = 64
 def files_of(folder: Path) -> tuple[str, ...]:
     """What `build_audited` has written into a folder, relative to it."""
     spec = read_spec(folder / ENGINE)
-    compiled = (f"{ENGINE}/{spec.artefact}", f"{ENGINE}/{RECORD_FILE}") if spec.runtime.compiles else ()
-    return (*FILES, *compiled)
+    compiled = () if spec.source is None else (f"{ENGINE}/{spec.artefact}",)
+    recorded = (f"{ENGINE}/{RECORD_FILE}",) if spec.runtime.compiles else ()
+    return (*FILES, *compiled, *recorded)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
         runtime=job.runtime,
         profile=job.profile.id,
         float_precision=FloatPrecision(model.plan.float_precision),
-        input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime is Runtime.OPENVINO else None,
+        input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime in _FOR_ONE_SHAPE else None,
         super_resolution=job.picture_format,
         device=job.profile,
         shapes=_shapes(job) if job.runtime.compiles else None,

@@ -9,8 +9,11 @@ from types import ModuleType
 from bitwright.foundation.optional import require
 from deploy.runtimes import Runtime
 
-_MODULES = {Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx")}
+_MODULES = {Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx"), Runtime.LITERT: ("ai_edge_litert", "edge")}
 """Module and extra of the runtimes whose module has another name than the runtime."""
+
+_PACKAGES = {Runtime.LITERT: "ai-edge-litert"}
+"""What pip calls the runtimes that it knows by another name."""
 
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 
@@ -33,3 +36,8 @@ def import_runtime(runtime: Runtime) -> ModuleType:
 def runtime_version(runtime: Runtime) -> str:
     """Version of an installed runtime, with its build; MissingPackageError when it is not installed."""
     return str(import_runtime(runtime).__version__)
+
+
+def package_of(runtime: Runtime) -> str:
+    """What pip calls the package of a runtime."""
+    return _PACKAGES.get(runtime, runtime.value)

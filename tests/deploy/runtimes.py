@@ -6,3 +6,6 @@ from deploy.engine import Runtime
 
 RUN_ON_CPU = [runtime for runtime in Runtime if not runtime.compiles]
 """Those whose engines run on any machine; engines of the others are built and audited in tests of their own."""
+
+TELL_TIMES = [runtime for runtime in RUN_ON_CPU if runtime is not Runtime.LITERT]
+"""Those that tell the time of each node; LiteRT's package for Python has no profiler."""

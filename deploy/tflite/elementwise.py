@@ -18,8 +18,12 @@ BINARY = {
     "Add": ("ADD", "AddOptions"), "Sub": ("SUB", "SubOptions"), "Mul": ("MUL", "MulOptions"),
     "Div": ("DIV", "DivOptions"),
 }  # fmt: skip
-_ON_INTEGERS = frozenset({"LEAKY_RELU", "LOGISTIC", "TANH", "ADD", "SUB", "MUL"})
-"""What XNNPACK has integer kernels for; whatever else is quantised runs in float between two conversions."""
+_ON_INTEGERS = frozenset({"LOGISTIC", "TANH", "ADD", "SUB", "MUL"})
+"""What XNNPACK has exact integer kernels for; whatever else is quantised runs in float between two conversions.
+
+Its LEAKY_RELU multiplies by factors of 8 bits, which moves 7 to 14 % of the values by a level; in float it adds 2 % to
+the time of RFDN.
+"""
 
 
 def unary(low: Lowering, node: onnx.NodeProto) -> None:

@@ -153,11 +153,14 @@ class Lowering:
         return value.real
 
     def integers(self, value: Value, quant: Quant, name: str) -> int:
-        """The int8 tensor of an activation at `quant`: its own if that is the same, else quantised (anew)."""
+        """The int8 tensor of an activation at `quant`: its own if that is the same, else quantised (anew).
+
+        From reals, because from integers to integers XNNPACK multiplies by a factor of 8 bits: 4 to 20 % of the values
+        would be off by a level.
+        """
         if value.whole is not None and value.quant == quant:
             return value.whole
-        source = self.real(value) if value.whole is None else value.whole
-        return self.emit("QUANTIZE", [source], name, value.shape, quant, "QuantizeOptions")
+        return self.emit("QUANTIZE", [self.real(value)], name, value.shape, quant, "QuantizeOptions")
 
     def either(self, value: Value) -> tuple[int, Quant | None]:
         """What an operator that only moves values reads: integers where they are there, else reals."""

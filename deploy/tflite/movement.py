@@ -7,7 +7,7 @@ import onnx
 
 from deploy.onnx_layers import node_key
 from deploy.tflite.lowering import JOIN, Lowering
-from deploy.tflite.values import NCHW, NHWC, Value, number, numbers, text, unsupported
+from deploy.tflite.values import NHWC, Value, number, numbers, text, unsupported
 
 _MOST_INPUTS = 4
 """That XNNPACK joins at once; more are joined in turns."""
@@ -110,7 +110,7 @@ def transpose(low: Lowering, node: onnx.NodeProto) -> None:
     x = low.value(node)
     order = numbers(node, "perm", tuple(reversed(range(len(x.shape)))))
     if len(order) == 4:
-        order = tuple(NCHW.index(order[place]) for place in NHWC)
+        order = tuple(NHWC.index(order[place]) for place in NHWC)
     source, quant = low.either(x)
     shape = tuple(x.shape[i] for i in order)
     low.put(node.output[0], shape, low.transposed(source, order, x.shape, node_key(node), quant), quant)

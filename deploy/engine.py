@@ -142,6 +142,11 @@ class Engine(ABC):
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The graph as the runtime optimised it, with the precision of each node, read from the runtime itself."""
 
+    def file_for(self, shape: tuple[int, ...]) -> bytes:
+        """The file with which a machine that has the runtime alone runs inputs of `shape`, [N, C, H, W]."""
+        del shape
+        return (self.folder / self.spec.artefact).read_bytes()
+
     def why_not_here(self) -> str | None:
         """Why the engine cannot run on this machine, in words; None where it can."""
         return None

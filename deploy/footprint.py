@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict
 
 from deploy.engines import SPEC_FILE, read_spec
+from deploy.engines.runtime_packages import package_of
 
 
 class Package(BaseModel):
@@ -41,7 +42,7 @@ def footprint(folder: Path) -> Footprint:
     """Read what the engine in `folder` needs besides Python itself; UsageError where there is no engine."""
     spec = read_spec(folder)
     files = {name: (folder / name).stat().st_size for name in (spec.artefact, SPEC_FILE)}
-    return Footprint(files=files, packages=tuple(_packages(spec.runtime.value)))
+    return Footprint(files=files, packages=tuple(_packages(package_of(spec.runtime))))
 
 
 def _packages(distribution: str) -> Iterator[Package]:

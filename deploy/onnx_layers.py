@@ -10,6 +10,11 @@ LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BETWEEN = frozenset({"DequantizeLinear", "Quant", "Transpose", "Clip", "Identity", "Reshape"})
 
 
+def node_key(node: onnx.NodeProto) -> str:
+    """A node's name; unnamed nodes go by their first output, as runtimes call them."""
+    return str(node.name or node.output[0])
+
+
 def layer_of_nodes(file: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto]]:
     """Each layer node in graph order with its layer's name, `name#2` from the second call of a shared weight on."""
     for name, node, _ in layers_with_weights(file):

@@ -12,6 +12,7 @@ class Runtime(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    LITERT = "litert"
     TENSORRT_RTX = "tensorrt-rtx"
     TENSORRT = "tensorrt"
     QONNX = "qonnx"

@@ -29,8 +29,8 @@ AUDIT = "audit.json"
 FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", AUDIT)
 """What `build_audited` writes for every runtime, relative to its folder."""
 
-_SPECIALISED = (Runtime.OPENVINO, Runtime.QONNX)
-"""Runtimes that are told the input size that matters: one compiles for it, the other is checked at it."""
+_SPECIALISED = frozenset({Runtime.OPENVINO, Runtime.LITERT, Runtime.QONNX})
+"""Runtimes that are told the input size that matters: the first two compile for it, the last is checked at it."""
 
 LARGEST_BATCH = 64
 """Images that a compiled classifier takes at once; its height and width are fixed."""
@@ -39,8 +39,9 @@ LARGEST_BATCH = 64
 def files_of(folder: Path) -> tuple[str, ...]:
     """What `build_audited` has written into a folder, relative to it."""
     spec = read_spec(folder / ENGINE)
-    compiled = (f"{ENGINE}/{spec.artefact}", f"{ENGINE}/{RECORD_FILE}") if spec.runtime.compiles else ()
-    return (*FILES, *compiled)
+    compiled = () if spec.source is None else (f"{ENGINE}/{spec.artefact}",)
+    recorded = (f"{ENGINE}/{RECORD_FILE}",) if spec.runtime.compiles else ()
+    return (*FILES, *compiled, *recorded)
 
 
 @dataclass(frozen=True)

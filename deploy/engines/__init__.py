@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path, sha256_file, write_bytes, write_text
 from deploy.engine import Engine, EngineSpec, FloatPrecision, Runtime, ShapeRange
+from deploy.engines.litert_engine import LiteRtEngine
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engines.openvino_engine import OpenVinoEngine
 from deploy.engines.qonnx_engine import QonnxEngine
@@ -24,6 +25,7 @@ from workloads.super_resolution.format import SRFormat
 ENGINES: dict[Runtime, type[Engine]] = {
     Runtime.ONNXRUNTIME: OnnxRuntimeEngine,
     Runtime.OPENVINO: OpenVinoEngine,
+    Runtime.LITERT: LiteRtEngine,
     Runtime.TENSORRT_RTX: TensorRtEngine,
     Runtime.TENSORRT: TensorRtEngine,
     Runtime.QONNX: QonnxEngine,
@@ -50,7 +52,8 @@ def build_engine(
     The file is repaired where its exporter left what runtimes cannot fuse, and loaded by its runtime; what cannot be
     loaded is a UsageError. An ONNX file that already lies in `folder` is used where it is. `input_shape`,
     [N, C, H, W]: what the engine will mostly be run on. OpenVINO is faster when it compiles for one shape, most of all
-    where float and integer operators alternate; ONNX Runtime takes no notice of it. `super_resolution`: stamped on
+    where float and integer operators alternate; LiteRT's artefact is for one shape, and others are compiled for when
+    they come; ONNX Runtime takes no notice of it. `super_resolution`: stamped on
     the engine of a network that enlarges pictures, so that pictures can be given to it without its checkpoint.
     The TensorRTs compile for the architecture of `device` and the inputs in `shapes`.
     """
@@ -63,6 +66,19 @@ def build_engine(
 
         spec = compile_engine(
             onnx_path, folder, runtime=runtime, device=device, float_precision=float_precision, shapes=shapes
+        )
+        write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+        return spec
+    if runtime is Runtime.LITERT:
+        from deploy.engines import litert_compile
+
+        spec = litert_compile.compile_engine(
+            onnx_path,
+            folder,
+            profile=profile,
+            float_precision=float_precision,
+            input_shape=input_shape,
+            super_resolution=super_resolution,
         )
         write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
         return spec

@@ -12,19 +12,14 @@ import onnx
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.optional import require
-from deploy.onnx_layers import layers_with_weights
+from deploy.onnx_layers import layers_with_weights, node_key
 
-_LAYER_KERNEL = re.compile("conv(?!ert)|gemm|matmul|fullyconnected", re.IGNORECASE)
+_LAYER_KERNEL = re.compile("conv(?!ert)|gemm|matmul|fully_?connected", re.IGNORECASE)
 
 
 def computes_layer(op: str) -> bool:
     """Whether a runtime's node type is a convolution or matrix product, in any of the runtimes' spellings."""
     return _LAYER_KERNEL.search(op) is not None
-
-
-def node_key(node: onnx.NodeProto) -> str:
-    """A node's name; unnamed nodes go by their first output, as runtimes call them."""
-    return str(node.name or node.output[0])
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ import onnx
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode, FloatPrecision
-from deploy.engines.exported_graph import node_key
 from deploy.engines.qonnx_session import QonnxSession
-from deploy.onnx_layers import LAYER_OPS
+from deploy.onnx_layers import LAYER_OPS, node_key
 
 CHECKED_SIDE = 64
 """Height and width that a file of any size is checked at where the engine states none."""

@@ -10,8 +10,15 @@ from types import ModuleType
 from bitwright.foundation.optional import require
 from deploy.runtimes import Runtime
 
-_MODULES = {Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx"), Runtime.QONNX: ("qonnx", "fpga")}
+_MODULES = {
+    Runtime.TENSORRT_RTX: ("tensorrt_rtx", "tensorrt-rtx"),
+    Runtime.LITERT: ("ai_edge_litert", "edge"),
+    Runtime.QONNX: ("qonnx", "fpga"),
+}
 """Module and extra of the runtimes whose module or extra has another name than the runtime."""
+
+_PACKAGES = {Runtime.LITERT: "ai-edge-litert"}
+"""What pip calls the runtimes that it knows by another name."""
 
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 
@@ -36,3 +43,8 @@ def runtime_version(runtime: Runtime) -> str:
     package = import_runtime(runtime)
     # qonnx states its version in its package's metadata alone.
     return version(runtime.value) if runtime is Runtime.QONNX else str(package.__version__)
+
+
+def package_of(runtime: Runtime) -> str:
+    """What pip calls the package of a runtime."""
+    return _PACKAGES.get(runtime, runtime.value)

@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from bitwright.foundation.errors import MissingPackageError, UsageError
+from deploy.engines.litert_session import LiteRtSession
 from deploy.engines.onnxruntime_session import OnnxRuntimeSession
 from deploy.engines.openvino_session import OpenVinoSession
-from deploy.engines.runtime_packages import runtime_version
+from deploy.engines.runtime_packages import package_of, runtime_version
 from deploy.runtimes import FloatPrecision, Runtime
 
 Shape = tuple[int, ...]
@@ -34,6 +35,7 @@ def _onnxruntime(path: Path, threads: int, float_precision: FloatPrecision, shap
 SESSIONS: dict[Runtime, Callable[[Path, int, FloatPrecision, Shape | None], Session]] = {
     Runtime.ONNXRUNTIME: _onnxruntime,
     Runtime.OPENVINO: OpenVinoSession,
+    Runtime.LITERT: LiteRtSession.read,
 }
 
 
@@ -46,16 +48,16 @@ def open_session(
     precisions may differ from those that were audited.
     """
     # A build number follows the release in some versions; pip knows the release alone.
-    release = version.partition("-")[0]
+    command = f"pip install '{package_of(runtime)}=={version.partition('-')[0]}'"
     try:
         installed = runtime_version(runtime)
     except MissingPackageError as error:
         raise MissingPackageError(
-            f"{runtime} is not installed ({error.__cause__}); install it with: pip install '{runtime}=={release}'"
+            f"{runtime} is not installed ({error.__cause__}); install it with: {command}"
         ) from error
     if installed != version:
         raise UsageError(
             f"the engine was built and audited with {runtime} {version} and {installed} is installed; "
-            f"install the same with: pip install '{runtime}=={release}'"
+            f"install the same with: {command}"
         )
     return SESSIONS[runtime](path, threads, float_precision, shape)

@@ -25,6 +25,7 @@ RUNNER_MODULES = (
     "bitwright.foundation.files",
     "bitwright.foundation.optional",
     "bitwright.foundation.progress",
+    "deploy.engines.litert_session",
     "deploy.engines.onnxruntime_session",
     "deploy.engines.openvino_session",
     "deploy.engines.runtime_packages",
@@ -86,10 +87,16 @@ def write_bundle(
         if spec.runtime not in SESSIONS:
             known = ", ".join(SESSIONS)
             raise UsageError(f"{candidate.folder} is an engine of {spec.runtime}; a bundle carries engines of {known}")
-        arm = Arm(name=candidate.name, spec=spec, file=f"engines/{index}.onnx", output=f"outputs/{index}.npy")
+        arm = Arm(
+            name=candidate.name,
+            spec=spec,
+            file=f"engines/{index}{Path(spec.artefact).suffix}",
+            output=f"outputs/{index}.npy",
+        )
         # One thread, so that the output, and with it the bundle, is the same each time.
-        files[arm.output] = _npy(load_engine(candidate.folder, 1).run(x))
-        files[arm.file] = (candidate.folder / spec.artefact).read_bytes()
+        engine = load_engine(candidate.folder, 1)
+        files[arm.output] = _npy(engine.run(x))
+        files[arm.file] = engine.file_for(x.shape)
         arms.append(arm)
     n, c, h, w = x.shape
     manifest = Manifest(

@@ -33,7 +33,7 @@ def bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bare_python(tmp_path_factory.mktemp("far") / "venv", "onnxruntime", "openvino")
+    return bare_python(tmp_path_factory.mktemp("far") / "venv", "onnxruntime", "openvino", "ai_edge_litert")
 
 
 def rewritten(bundle: Path, target: Path, **changes: bytes | None) -> Path:

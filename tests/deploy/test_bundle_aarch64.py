@@ -11,7 +11,7 @@ from deploy.profiling.rows import timed_row
 from deploy.remote import Results
 from tests.deploy.aarch64 import arm_python
 from tests.deploy.bundle_helpers import Bundle, make_bundle, start
-from tests.deploy.runtimes import RUN_ON_CPU
+from tests.deploy.runtimes import TELL_TIMES
 
 PYTHON = arm_python()
 pytestmark = pytest.mark.skipif(
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=RUN_ON_CPU)
+@pytest.fixture(scope="module", params=TELL_TIMES)
 def bundle(
     quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Bundle:

@@ -20,10 +20,10 @@ from deploy.kernels import executed_kernels
 from deploy.onnx_export import export_float, export_quantized
 from deploy.profiling import profile_engine, profile_kernels
 from deploy.profiling.timing import BLOCKS, REPLICAS
-from tests.deploy.runtimes import TIMED_ON_CPU
+from tests.deploy.runtimes import TELL_TIMES
 
 SHAPE = (1, 3, 24, 32)
-runtimes = pytest.mark.parametrize("runtime", TIMED_ON_CPU)
+runtimes = pytest.mark.parametrize("runtime", TELL_TIMES)
 
 
 @pytest.fixture(scope="module")

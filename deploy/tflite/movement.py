@@ -1,0 +1,148 @@
+"""Operators that only move values: integers stay integers, with the scale that they have."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from deploy.onnx_layers import node_key
+from deploy.tflite.lowering import JOIN, Lowering
+from deploy.tflite.values import NHWC, Value, number, numbers, text, unsupported
+
+_MOST_INPUTS = 4
+"""That XNNPACK joins at once; more are joined in turns."""
+
+
+def concatenation(low: Lowering, node: onnx.NodeProto) -> None:
+    """Concat; integers of different scales are brought to that of the result first."""
+    inputs = [low.value(node, index) for index in range(len(node.input))]
+    goal, axis = low.goal(node), _axis(node, inputs[0])
+    quants = {value.quant for value in inputs} if all(value.whole is not None for value in inputs) else {None}
+    quant = quants.pop() if len(quants) == 1 else goal.quant
+    if quant is None:
+        sources = [low.real(value) for value in inputs]
+    else:
+        # Where one scale is enough for all, it is kept, and whatever comes behind requantises the result.
+        sources = [low.integers(v, quant, f"requantize{JOIN}{node_key(node)}") for v in inputs]
+    sizes = [value.shape[axis] for value in inputs]
+    while True:
+        few = sources[:_MOST_INPUTS]
+        shape = list(inputs[0].shape)
+        shape[axis] = sum(sizes[: len(few)])
+        made = low.emit("CONCATENATION", few, goal.name, shape, quant, "ConcatenationOptions", axis=axis)
+        if len(few) == len(sources):
+            break
+        sources, sizes = [made, *sources[len(few) :]], [shape[axis], *sizes[len(few) :]]
+    low.put(goal.output, shape, made, quant)
+
+
+def split(low: Lowering, node: onnx.NodeProto) -> None:
+    """Split: one slice for each output."""
+    x = low.value(node)
+    axis = _axis(node, x)
+    given = low.constants.get(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    parts = len(node.output)
+    step = -(-x.shape[axis] // parts)
+    sizes = [step] * (parts - 1) + [x.shape[axis] - step * (parts - 1)] if given is None else given.tolist()
+    start = 0
+    for output, size in zip(node.output, sizes, strict=True):
+        _cut(low, node, x, output, {axis: (start, start + size)})
+        start += size
+
+
+def cut(low: Lowering, node: onnx.NodeProto) -> None:
+    """Slice with constant ends and steps of one."""
+    x = low.value(node)
+    given = [low.constants.get(name) for name in node.input[1:]]
+    if len(given) < 2 or any(value is None for value in given):
+        raise unsupported(node, "its ends are not constant")
+    starts, ends, *rest = (value.reshape(-1).tolist() for value in given if value is not None)
+    axes = rest[0] if rest else list(range(len(starts)))
+    if len(rest) > 1 and any(step != 1 for step in rest[1]):
+        raise unsupported(node, "its steps are not 1")
+    kept = {}
+    for axis, start, end in zip(axes, starts, ends, strict=True):
+        place = _place(axis, x)
+        kept[place] = slice(start, end).indices(x.shape[place])[:2]
+    _cut(low, node, x, node.output[0], kept)
+
+
+def _cut(low: Lowering, node: onnx.NodeProto, x: Value, output: str, kept: dict[int, tuple[int, int]]) -> None:
+    """Keep, along some axes of the file's order, what lies from one index to before another."""
+    begin, shape = [0] * len(x.shape), list(x.shape)
+    for axis, (start, end) in kept.items():
+        begin[axis], shape[axis] = start, end - start
+    if min(shape) < 1:
+        raise unsupported(node, "it keeps nothing")
+    source, quant = low.either(x)
+    ends = [low.sizes(f"{output}.begin", begin), low.sizes(f"{output}.size", shape)]
+    low.put(output, shape, low.emit("SLICE", [source, *ends], node_key(node), shape, quant, "SliceOptions"), quant)
+
+
+def depth_to_space(low: Lowering, node: onnx.NodeProto) -> None:
+    """DepthToSpace in both orders of channels; TFLite's own is DCR, the other is spelled out."""
+    x = low.value(node)
+    source, quant = low.either(x)
+    key, r = node_key(node), int(number(node, "blocksize", 1))
+    n, h, w, depth = x.shape
+    shape = (n, h * r, w * r, depth // (r * r))
+    if text(node, "mode", "DCR") == "DCR" or shape[3] == 1:
+        made = low.emit("DEPTH_TO_SPACE", [source], key, shape, quant, "DepthToSpaceOptions", blockSize=r)
+    else:
+        parts = (n, h, w, shape[3], r, r)
+        apart = low.reshaped(source, parts, f"apart{JOIN}{key}", quant)
+        turned = low.transposed(apart, (0, 1, 4, 2, 5, 3), parts, f"turned{JOIN}{key}", quant)
+        made = low.reshaped(turned, shape, key, quant)
+    low.put(node.output[0], shape, made, quant)
+
+
+def reshape(low: Lowering, node: onnx.NodeProto) -> None:
+    """Reshape, Flatten, Squeeze and Unsqueeze, with a shape that is constant at one size of input."""
+    x = low.value(node)
+    shape = _new_shape(low, node, x.onnx_shape)
+    index, quant = low.in_onnx_order(x, f"unfolded{JOIN}{node_key(node)}")
+    made = low.reshaped(index, shape, node_key(node), quant)
+    low.put_onnx_order(node.output[0], shape, made, f"folded{JOIN}{node_key(node)}", quant)
+
+
+def transpose(low: Lowering, node: onnx.NodeProto) -> None:
+    """Transpose of an activation."""
+    x = low.value(node)
+    order = numbers(node, "perm", tuple(reversed(range(len(x.shape)))))
+    if len(order) == 4:
+        order = tuple(NHWC.index(order[place]) for place in NHWC)
+    source, quant = low.either(x)
+    shape = tuple(x.shape[i] for i in order)
+    low.put(node.output[0], shape, low.transposed(source, order, x.shape, node_key(node), quant), quant)
+
+
+def same(low: Lowering, node: onnx.NodeProto) -> None:
+    """Identity, and whatever is one when a network runs."""
+    x = low.value(node)
+    low.values[node.output[0]] = x
+
+
+def _new_shape(low: Lowering, node: onnx.NodeProto, old: tuple[int, ...]) -> tuple[int, ...]:
+    if node.op_type == "Flatten":
+        axis = int(number(node, "axis", 1)) % (len(old) + 1)
+        return int(np.prod(old[:axis])), int(np.prod(old[axis:]))
+    given = low.constants.get(node.input[1]) if len(node.input) > 1 else None
+    if node.op_type in {"Squeeze", "Unsqueeze"}:
+        axes = numbers(node, "axes", ()) if given is None else tuple(given.reshape(-1).tolist())
+        if node.op_type == "Unsqueeze":
+            return np.expand_dims(np.empty(old, bool), axes).shape
+        return np.squeeze(np.empty(old, bool), axes or None).shape
+    if given is None:
+        raise unsupported(node, "its shape is not constant")
+    wanted = [old[i] if size == 0 else size for i, size in enumerate(given.reshape(-1).tolist())]
+    return np.empty(old, bool).reshape(wanted).shape
+
+
+def _axis(node: onnx.NodeProto, x: Value) -> int:
+    return _place(int(number(node, "axis", 0)), x)
+
+
+def _place(axis: int, x: Value) -> int:
+    """Where an axis of the exported graph lies in the file."""
+    positive = axis % len(x.shape)
+    return NHWC.index(positive) if len(x.shape) == 4 else positive

@@ -25,7 +25,8 @@ _OPENVINO_TELEMETRY = "openvino_telemetry"
 
 def import_runtime(runtime: Runtime) -> ModuleType:
     """The package of a runtime, or MissingPackageError. A package that somebody imported before is left as it is."""
-    if runtime is Runtime.ONNXRUNTIME:
+    # qonnx runs single nodes in ONNX Runtime.
+    if runtime in {Runtime.ONNXRUNTIME, Runtime.QONNX}:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if runtime is not Runtime.OPENVINO or "openvino" in sys.modules or _OPENVINO_TELEMETRY in sys.modules:
         module, extra = _MODULES.get(runtime, (runtime.value, None))

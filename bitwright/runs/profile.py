@@ -76,7 +76,7 @@ class Bench:
         """Raises UsageError for a missing checkpoint, an unknown device or runtime, or a damaged table."""
         profile = load_profile(request.device)
         runtime = choose_runtime(profile, request.runtime)
-        if runtime.compiles:
+        if runtime.compiles or runtime is Runtime.LITERT:
             raise UsageError(f"{runtime} tells no time for each kernel, so {profile.id} has no latency table to fill")
         if not request.checkpoints and not request.grid:
             raise UsageError("nothing to measure: give a checkpoint, or --grid")

@@ -48,7 +48,11 @@ def verdict(left: float, ratio: float, paired: Speedup) -> str:
 def runtimes() -> tuple[Runtime, ...]:
     """Those installed ones whose engines run on any machine; UsageError where there is none."""
     installed = installed_runtimes()
-    found = tuple(runtime for runtime in ENGINES if installed.get(runtime.value) and not runtime.compiles)
+    found = tuple(
+        runtime
+        for runtime in ENGINES
+        if installed.get(runtime.value) and not runtime.compiles and runtime.why_not_timed is None
+    )
     if not found:
         raise UsageError("no runtime is installed; install onnxruntime or openvino")
     return found

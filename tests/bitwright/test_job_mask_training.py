@@ -25,8 +25,7 @@ from compress.sparsity import METHODS
 from compress.sparsity.diagnostics_plot import PANELS
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
-from tests.bitwright.job_helpers import compress, some_photos, tiny_checkpoint
-from tests.bitwright.test_job_sparsity import request
+from tests.bitwright.job_helpers import compress, some_photos, tiny_checkpoint, tiny_request
 
 METHOD = ("--sparsity", "1:8", "--recover", "24", "--sparsity-method", "mdgf_exponential")
 
@@ -34,7 +33,7 @@ METHOD = ("--sparsity", "1:8", "--recover", "24", "--sparsity-method", "mdgf_exp
 def pruned_by(data: Path, folder: Path, **more: object) -> tuple[dict[str, torch.Tensor], MaskTrainingResult | None]:
     """(weights behind the stage of pruning, what is told of the training)."""
     folder.mkdir()
-    given = request(data, folder, sparsity="1:4", **more)
+    given = tiny_request(data, folder, sparsity="1:4", **more)
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
         sparse(job)
@@ -64,7 +63,7 @@ def test_the_method_that_is_asked_for_is_the_one_that_trains(data: Path, tmp_pat
 
 
 def test_recovery_trains_in_8_bits_under_the_trained_mask(data: Path, tmp_path: Path) -> None:
-    given = request(data, tmp_path, sparsity="2:4", recover=20, sparsity_method="sr_ste", sparsity_share=0.3,
+    given = tiny_request(data, tmp_path, sparsity="2:4", recover=20, sparsity_method="sr_ste", sparsity_share=0.3,
                     sparsity_freeze_v="auto", sparsity_restrict="grad", sparsity_rate=1e-3)  # fmt: skip
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
@@ -121,13 +120,13 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
     data: Path, tmp_path: Path, more: dict[str, object], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        request(data, tmp_path, **more)
+        tiny_request(data, tmp_path, **more)
 
 
 def test_settings_survive_a_recipe(data: Path, tmp_path: Path) -> None:
     from bitwright.recipes import load_recipe, save_recipe
 
-    given = request(data, tmp_path, sparsity="1:8", recover=100, sparsity_method="sdgf_geometric", sparsity_share=0.7,
+    given = tiny_request(data, tmp_path, sparsity="1:8", recover=100, sparsity_method="sdgf_geometric", sparsity_share=0.7,
                     sparsity_freeze_v=30)  # fmt: skip
     save_recipe(tmp_path / "recipe.yaml", given)
     again = CompressRequest.model_validate(load_recipe(tmp_path / "recipe.yaml").settings)

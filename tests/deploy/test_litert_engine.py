@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from bitwright.foundation.errors import MissingPackageError, UsageError, VerificationError
 from bitwright.foundation.progress import reporting_to
 from compress.compressed import CompressedModel
+from compress.graph import capture
 from compress.plan import Placement
+from compress.preparation import prepare
 from compress.quantizers import QuantFormat
 from deploy.audit import Audit, audit
 from deploy.engine import FloatPrecision, Runtime
@@ -179,7 +181,8 @@ def test_trained_networks_on_integers_are_within_two_hundredths_of_a_decibel(
 def test_resnet20_on_integers_gives_the_classes_of_its_simulation(data: Path, quantize, tmp_path: Path) -> None:
     loaded = load_checkpoint(data / "classification/checkpoints/resnet20_cifar10.pth")
     crops = loaded.workload.calibration(data / "classification/cifar10", 64, 32, 0)
-    model = quantize(loaded.module, Placement.EVERYTHING, crops=crops)
+    folded = prepare(capture(loaded.module, crops[:1]))
+    model = quantize(folded, Placement.EVERYTHING, crops=crops)
     path = tmp_path / "model.onnx"
     export_quantized(model, crops[:1], path)
     engine = built(path, tmp_path, (64, 3, 32, 32))

@@ -38,6 +38,7 @@ OPERATORS: dict[str, Lower] = {
     "Concat": movement.concatenation,
     "Split": movement.split,
     "Slice": movement.cut,
+    "Pad": movement.pad,
     "DepthToSpace": movement.depth_to_space,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), movement.reshape),
     "Transpose": movement.transpose,

@@ -46,37 +46,67 @@ def split(low: Lowering, node: onnx.NodeProto) -> None:
     sizes = [step] * (parts - 1) + [x.shape[axis] - step * (parts - 1)] if given is None else given.tolist()
     start = 0
     for output, size in zip(node.output, sizes, strict=True):
-        _cut(low, node, x, output, {axis: (start, start + size)})
+        _cut(low, node, x, output, {axis: range(start, start + size)})
         start += size
 
 
 def cut(low: Lowering, node: onnx.NodeProto) -> None:
-    """Slice with constant ends and steps of one."""
+    """Slice with constant ends and steps forward."""
     x = low.value(node)
     given = [low.constants.get(name) for name in node.input[1:]]
     if len(given) < 2 or any(value is None for value in given):
         raise unsupported(node, "its ends are not constant")
     starts, ends, *rest = (value.reshape(-1).tolist() for value in given if value is not None)
     axes = rest[0] if rest else list(range(len(starts)))
-    if len(rest) > 1 and any(step != 1 for step in rest[1]):
-        raise unsupported(node, "its steps are not 1")
+    steps = rest[1] if len(rest) > 1 else [1] * len(starts)
+    if any(step < 1 for step in steps):
+        raise unsupported(node, "it goes backwards")
     kept = {}
-    for axis, start, end in zip(axes, starts, ends, strict=True):
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         place = _place(axis, x)
-        kept[place] = slice(start, end).indices(x.shape[place])[:2]
+        kept[place] = range(*slice(start, end, step).indices(x.shape[place]))
     _cut(low, node, x, node.output[0], kept)
 
 
-def _cut(low: Lowering, node: onnx.NodeProto, x: Value, output: str, kept: dict[int, tuple[int, int]]) -> None:
-    """Keep, along some axes of the file's order, what lies from one index to before another."""
-    begin, shape = [0] * len(x.shape), list(x.shape)
-    for axis, (start, end) in kept.items():
-        begin[axis], shape[axis] = start, end - start
+def _cut(low: Lowering, node: onnx.NodeProto, x: Value, output: str, kept: dict[int, range]) -> None:
+    """Keep these indices along some axes, and all of the others."""
+    begin, shape, steps = [0] * len(x.shape), list(x.shape), [1] * len(x.shape)
+    for axis, indices in kept.items():
+        begin[axis], shape[axis], steps[axis] = indices.start, len(indices), indices.step
     if min(shape) < 1:
         raise unsupported(node, "it keeps nothing")
     source, quant = low.either(x)
+    if max(steps) > 1:
+        last = [start + (count - 1) * step + 1 for start, count, step in zip(begin, shape, steps, strict=True)]
+        places = {"begin": begin, "end": last, "step": steps}
+        inputs = [source, *(low.sizes(f"{output}.{name}", values) for name, values in places.items())]
+        made = low.emit("STRIDED_SLICE", inputs, node_key(node), shape, quant, "StridedSliceOptions")
+        low.put(output, shape, made, quant)
+        return
     ends = [low.sizes(f"{output}.begin", begin), low.sizes(f"{output}.size", shape)]
     low.put(output, shape, low.emit("SLICE", [source, *ends], node_key(node), shape, quant, "SliceOptions"), quant)
+
+
+def pad(low: Lowering, node: onnx.NodeProto) -> None:
+    """Pad with zeros, by constant amounts; of integers, with what stands for zero."""
+    x = low.value(node)
+    if text(node, "mode", "constant") != "constant":
+        raise unsupported(node, f"only padding with zeros, not {text(node, 'mode', 'constant')}")
+    names = [*node.input[1:], "", "", ""][:3]
+    amounts, filler, axes = (low.constants.get(name) if name else None for name in names)
+    if amounts is None or (names[1] and filler is None) or (names[2] and axes is None) or amounts.min() < 0:
+        raise unsupported(node, "its amounts are not constant, or cut")
+    if filler is not None and np.any(filler):
+        raise unsupported(node, "only padding with zeros")
+    given = amounts.reshape(2, -1).T.tolist()
+    chosen = range(len(given)) if axes is None else axes.reshape(-1).tolist()
+    sides = np.zeros((len(x.shape), 2), np.int32)
+    for axis, both in zip(chosen, given, strict=True):
+        sides[_place(axis, x)] = both
+    shape = [size + int(before) + int(after) for size, (before, after) in zip(x.shape, sides, strict=True)]
+    source, quant = low.either(x)
+    ends = low.file.constant(f"{node.output[0]}.pads", sides)
+    low.put(node.output[0], shape, low.emit("PAD", [source, ends], node_key(node), shape, quant, "PadOptions"), quant)
 
 
 def depth_to_space(low: Lowering, node: onnx.NodeProto) -> None:

@@ -126,8 +126,8 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 def test_settings_survive_a_recipe(data: Path, tmp_path: Path) -> None:
     from bitwright.recipes import load_recipe, save_recipe
 
-    given = tiny_request(data, tmp_path, sparsity="1:8", recover=100, sparsity_method="sdgf_geometric", sparsity_share=0.7,
-                    sparsity_freeze_v=30)  # fmt: skip
+    more = {"sparsity_method": "sdgf_geometric", "sparsity_share": 0.7, "sparsity_freeze_v": 30}
+    given = tiny_request(data, tmp_path, sparsity="1:8", recover=100, **more)
     save_recipe(tmp_path / "recipe.yaml", given)
     again = CompressRequest.model_validate(load_recipe(tmp_path / "recipe.yaml").settings)
     assert again == given

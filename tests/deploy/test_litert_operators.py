@@ -167,6 +167,18 @@ def test_a_convolution_with_another_reader_keeps_its_order(tmp_path: Path) -> No
     np.testing.assert_allclose(run(path, x), reference(path, x), rtol=2e-6, atol=2e-6)
 
 
+def test_every_second_pixel_and_added_channels_as_in_a_shortcut(tmp_path: Path) -> None:
+    sketch = Sketch()
+    made = sketch.conv("input", "first", 3)
+    ends = {"from": [0, 1], "to": [2**31, 2**31], "axes": [2, 3], "steps": [2, 3]}
+    thin = sketch.node("Slice", [made, *(sketch.constant(n, np.asarray(v)) for n, v in ends.items())], "thin")
+    sides = sketch.constant("sides", np.asarray([0, 4, 1, 0, 0, 3, 0, 2]))
+    path = tmp_path / "net.onnx"
+    onnx.save(sketch.file(sketch.node("Pad", [thin, sides], "wider")), path)
+    x = sample(9, 11).numpy()
+    np.testing.assert_allclose(run(path, x), reference(path, x), rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("op", "attributes", "says"),
     [

@@ -56,7 +56,8 @@ def benchmark(given: argparse.Namespace) -> str:
         cells.append([row["network"], str(row["layers"]), precisions, str(row["plans"]),
                       f"{row['sensitivities_s']:.0f}", shown])  # fmt: skip
     text = f"## Planning the first round of a curve, {given.rounds} times\n\n{markdown_table(TITLES, cells)}"
-    write_results(given.out, "plan_solver", {"rows": rows}, text, {given.out: "OUT"})
+    names = {run.parent: run.resolve().parent.name for run in given.runs}
+    write_results(given.out, "plan_solver", {"rows": rows}, text, {**names, given.out: "OUT"})
     return text
 
 

@@ -22,29 +22,11 @@ from deploy.engines import build_engine, load_engine
 from deploy.engines.litert_engine import LiteRtEngine
 from deploy.onnx_export import export_quantized
 from deploy.verify import verify
+from tests.listener import Listener
 from workloads.loading import load_checkpoint
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'bitwright[edge]'")
 LITERT = Runtime.LITERT
-
-
-class Notes:
-    """A listener to progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, description: str, total: int | None) -> int:
-        return 0
-
-    def advance(self, handle: int, steps: int = 1) -> None:
-        return None
-
-    def stop(self, handle: int) -> None:
-        return None
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def built(path: Path, folder: Path, shape: tuple[int, int, int, int] | None = None, threads: int = 1) -> LiteRtEngine:
@@ -91,11 +73,11 @@ def test_a_kernel_that_xnnpack_lacks_is_told(tmp_path: Path, quantize, inputs: T
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Upsample(scale_factor=3, mode="nearest")).eval()
     path = tmp_path / "model.onnx"
     export_quantized(quantize(network, Placement.EVERYTHING), inputs[:1], path)
-    told = Notes()
+    told = Listener()
     with reporting_to(told):
         nodes = built(path, tmp_path).executed_nodes()
     assert [node.op for node in nodes if node.kernel.startswith("builtin")] == ["RESIZE_NEAREST_NEIGHBOR"]
-    assert told.lines == ["litert: XNNPACK does not run 1 operators (RESIZE_NEAREST_NEIGHBOR); slower kernels do"]
+    assert told.notes == ["litert: XNNPACK does not run 1 operators (RESIZE_NEAREST_NEIGHBOR); slower kernels do"]
 
 
 def test_layers_whose_output_stays_real_fall_to_float_and_are_named(

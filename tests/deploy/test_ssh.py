@@ -21,6 +21,7 @@ from deploy.remote import FarBundle, Results, SshAddress, SshTransport
 from deploy.remote.sample_log import SAMPLES
 from tests.deploy.bundle_helpers import Bundle, make_bundle
 from tests.deploy.far_machine import HOSTILE, SshServer, await_rounds, bare_python, kill, runners, start_server
+from tests.listener import Listener
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +54,6 @@ def far(transport: SshTransport, bundle: Bundle, folder: Path, python: str = sys
 
 def samples_of(machine: FarBundle) -> Path:
     return Path(machine.place, "results", SAMPLES)
-
-
-class Listener:
-    """What a user is shown."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.steps: dict[str, int] = {}
-        self._names: list[str] = []
-
-    def start(self, description: str, total: int | None) -> int:
-        self._names.append(description)
-        self.steps[description] = 0
-        return len(self._names) - 1
-
-    def advance(self, handle: int, steps: int = 1) -> None:
-        self.steps[self._names[handle]] += steps
-
-    def stop(self, handle: int) -> None:
-        return None
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 class Background(threading.Thread):

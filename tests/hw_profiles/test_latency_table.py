@@ -9,21 +9,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import reporting_to
 from hw_profiles.kernel import Kernel, TensorType
 from hw_profiles.latency_table import LatencyRow, LatencyTable, NetworkRow, Quantiles, append, to_line
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, description: str, total: int | None) -> int:
-        return 0
-
-    def advance(self, handle: int, steps: int = 1) -> None: ...
-
-    def stop(self, handle: int) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
+from tests.listener import Listener
 
 
 def kernel(channels: int = 16, *, layers: tuple[str, ...] = (), implementation: str = "") -> Kernel:

@@ -9,28 +9,12 @@ from PIL import Image
 
 from bitwright.foundation import progress
 from bitwright.foundation.errors import DataError, UsageError
+from tests.listener import Listener
 from workloads.parallel import ordered_map
 from workloads.super_resolution.bicubic import downscale
 from workloads.super_resolution.dataset import PairFolder, lr_crops
 from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.training_data import PatchDataset
-
-
-class _Notes:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, description: str, total: int | None) -> int:
-        return 0
-
-    def advance(self, handle: int, steps: int = 1) -> None:
-        return None
-
-    def stop(self, handle: int) -> None:
-        return None
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 def _picture(height: int, width: int, seed: int) -> np.ndarray:
@@ -50,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_pairs_are_cropped_shrunk_and_ordered_and_the_bad_are_named(folder: Path) -> None:
-    notes = _Notes()
+    notes = Listener()
     with progress.reporting_to(notes):
         pairs = PairFolder(folder, 4)
     assert [pair.name for pair in pairs] == ["p1.png", "p2.png", "p3.png", "p4.png"]
@@ -58,9 +42,9 @@ def test_pairs_are_cropped_shrunk_and_ordered_and_the_bad_are_named(folder: Path
     assert pairs.lr_sizes == [(15, 20), (22, 12), (16, 16), (11, 30)]
     np.testing.assert_array_equal(pairs[0].hr, _picture(61, 83, 1)[:60, :80])
     np.testing.assert_array_equal(pairs[0].lr, downscale(_picture(61, 83, 1)[:60, :80], 4))
-    assert len(notes.lines) == 2
-    assert any("bad.jpg: " in line and "truncated" in line for line in notes.lines)
-    assert any("dot.png: smaller than 4x4 pixels" in line for line in notes.lines)
+    assert len(notes.notes) == 2
+    assert any("bad.jpg: " in line and "truncated" in line for line in notes.notes)
+    assert any("dot.png: smaller than 4x4 pixels" in line for line in notes.notes)
 
 
 def test_uncached_equals_cached_and_slices_are_views(folder: Path) -> None:
@@ -91,12 +75,12 @@ def test_nothing_usable_says_why(folder: Path) -> None:
 
 
 def test_crops_are_deterministic_spread_and_cut_from_the_lr(folder: Path) -> None:
-    notes = _Notes()
+    notes = Listener()
     with progress.reporting_to(notes):
         crops = lr_crops(folder, 4, 11, 11, seed=3)
     assert len(crops) == 11
     assert {crop.shape for crop in crops} == {(11, 11, 3)}
-    assert len(notes.lines) == 2
+    assert len(notes.notes) == 2
     sources = [_source(crop, PairFolder(folder, 4)) for crop in crops]
     assert sorted(sources.count(name) for name in set(sources)) == [2, 3, 3, 3]
     assert len(set(sources[:4])) == 4
@@ -116,11 +100,11 @@ def _source(crop: np.ndarray, pairs: PairFolder) -> str:
 
 
 def test_pictures_too_small_for_the_crop_are_named(folder: Path) -> None:
-    notes = _Notes()
+    notes = Listener()
     with progress.reporting_to(notes):
         crops = lr_crops(folder, 4, 3, 14)
     assert len(crops) == 3
-    assert any("smaller than 56x56" in line and "p2.png" in line and "p4.png" in line for line in notes.lines)
+    assert any("smaller than 56x56" in line and "p2.png" in line and "p4.png" in line for line in notes.notes)
 
 
 @pytest.mark.parametrize("color", list(Color))

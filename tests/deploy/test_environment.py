@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from bitwright.foundation import progress
 from deploy.environment import Environment, Heat, machine_differences, same_machine
+from tests.listener import Listener
 
 CPUINFO = """processor\t: 0
 model name\t: Imaginary 9000
@@ -22,23 +24,6 @@ model name\t: Imaginary 9000
 cpu MHz\t\t: 3000.5
 flags\t\t: fpu
 """
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, description: str, total: int | None) -> int:
-        return 0
-
-    def advance(self, handle: int, steps: int = 1) -> None:
-        return None
-
-    def stop(self, handle: int) -> None:
-        return None
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture
@@ -207,3 +192,12 @@ def test_an_emulator_in_user_space_is_seen_and_tells_two_machines_apart(machine:
     assert emulated.emulator == f"qemu-{emulated.architecture}"
     assert [d.partition(":")[0] for d in machine_differences(before, emulated)] == ["emulator"]
     assert Environment.record().emulator is None
+
+
+def test_an_arm_program_that_reads_an_x86_processor_is_emulated(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = machine / "proc/cpuinfo"
+    info.write_text("vendor_id\t: GenuineIntel\n" + info.read_text())
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert Environment.record(machine).emulator == "unknown"
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert Environment.record(machine).emulator is None

@@ -19,6 +19,7 @@ from bitwright.foundation.files import atomic_path
 from compress.compressed import CompressedModel
 from compress.exportable import CONSTANTS, dequantize, exportable, quantize_dequantize
 from compress.integer_graph import integer_graph, quant
+from deploy.onnx_formats import verify_formats
 from deploy.onnx_layers import name_layers
 from deploy.onnx_plan import PLAN_KEY
 from deploy.runtimes import Runtime
@@ -56,11 +57,16 @@ def export_qonnx(model: CompressedModel, example: Tensor, path: Path) -> None:
 def export_for(
     runtime: str, model: CompressedModel, example: Tensor, path: Path, *, quantize_bias: bool = True
 ) -> None:
-    """Write the file that the engines of a runtime are built from: QONNX, or Q/DQ pairs for all others."""
+    """Write the file that the engines of a runtime are built from: QONNX, or Q/DQ pairs for all others.
+
+    VerificationError where the formats in a file of Q/DQ pairs are not those of the plan; of a QONNX file the audit
+    reads them.
+    """
     if runtime == Runtime.QONNX:
         export_qonnx(model, example, path)
     else:
         export_quantized(model, example, path, quantize_bias=quantize_bias)
+        verify_formats(path, model.plan)
 
 
 def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str]) -> None:

@@ -23,6 +23,16 @@ class Runtime(StrEnum):
         return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
 
     @property
+    def builds_anywhere(self) -> bool:
+        """Whether engines are built on any machine, whatever the processor or GPU that they are for."""
+        return self.compiles or self is Runtime.QONNX
+
+    @property
+    def tells_node_times(self) -> bool:
+        """Whether `Engine.time_calls` tells the time of each node; LiteRT's package for Python has no profiler."""
+        return self in {Runtime.ONNXRUNTIME, Runtime.OPENVINO}
+
+    @property
     def why_not_timed(self) -> str | None:
         """Why a time of its engines would say nothing of the device, in words; None where it says what it takes."""
         if self is Runtime.QONNX:

@@ -16,7 +16,6 @@ from deploy.engine import FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
 from deploy.onnx_export import export_for
-from deploy.onnx_formats import verify_formats
 from hw_profiles import DType
 from search.layer_sensitivity import restricted
 from workloads.classification.task import Classification
@@ -90,9 +89,6 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
     entry = job.profile.runtime(job.runtime.value)
     integer_bias = entry is None or entry.bias is DType.INT32
     export_for(job.runtime, padded, job.example, folder / ONNX, quantize_bias=integer_bias)
-    if job.runtime is not Runtime.QONNX:
-        # The audit reads the widths of a QONNX file itself.
-        verify_formats(folder / ONNX, padded.plan)
     build_engine(
         folder / ONNX,
         folder / ENGINE,

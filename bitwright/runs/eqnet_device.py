@@ -25,7 +25,6 @@ from deploy.audit import UNKNOWN, Audit
 from deploy.engine import Engine, FloatPrecision, Runtime
 from deploy.engines import load_engine
 from deploy.onnx_export import export_for
-from deploy.onnx_formats import verify_formats
 from deploy.verify import engine_predict
 from hw_profiles import DeviceProfile, RuntimeEngine, installed_runtimes, load_profile
 from search.eqnet.device_search import DeviceFound, DeviceSearchSettings, search_device
@@ -138,14 +137,10 @@ def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound, precis
 
 
 def _builds_here(choice: DeviceChoice) -> bool:
-    """Whether the runtime is installed, and builds for this processor or, as compilers do, for any.
-
-    A QONNX file is for a device that cannot be here, and its executor runs anywhere.
-    """
+    """Whether the runtime is installed, and builds for this processor or for any."""
     if choice.runtime not in {r.value for r in Runtime} or not installed_runtimes().get(choice.runtime):
         return False
-    runtime = Runtime(choice.runtime)
-    return runtime.compiles or runtime is Runtime.QONNX or choice.profile.arch.isa == platform.machine()
+    return Runtime(choice.runtime).builds_anywhere or choice.profile.arch.isa == platform.machine()
 
 
 def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folder: Path) -> Built | None:
@@ -155,8 +150,6 @@ def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folde
         model.save(folder / MODEL)
         floats = {r.value for r in FLOAT_BIASES}
         export_for(choice.runtime, model, trained.example, folder / ONNX, quantize_bias=choice.runtime not in floats)
-        if choice.runtime != Runtime.QONNX:
-            verify_formats(folder / ONNX, model.plan)
         return None
     request = trained.request
     asked = CompressRequest.model_validate(

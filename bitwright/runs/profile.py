@@ -77,7 +77,7 @@ class Bench:
         profile = load_profile(request.device)
         runtime = choose_runtime(profile, request.runtime)
         runtime.require_timed()
-        if runtime.compiles or runtime is Runtime.LITERT:
+        if not runtime.tells_node_times:
             raise UsageError(f"{runtime} tells no time for each kernel, so {profile.id} has no latency table to fill")
         if not request.checkpoints and not request.grid:
             raise UsageError("nothing to measure: give a checkpoint, or --grid")

@@ -10,5 +10,5 @@ RUN_ON_CPU = [runtime for runtime in Runtime if not runtime.compiles]
 TIMED_ON_CPU = [runtime for runtime in RUN_ON_CPU if runtime.why_not_timed is None]
 """Those of them whose time is one of a device."""
 
-TELL_TIMES = [runtime for runtime in TIMED_ON_CPU if runtime is not Runtime.LITERT]
-"""Those that tell the time of each node; LiteRT's package for Python has no profiler."""
+TELL_TIMES = [runtime for runtime in Runtime if runtime.tells_node_times]
+"""Those that tell the time of each node."""

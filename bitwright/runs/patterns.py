@@ -29,12 +29,20 @@ CANDIDATES = ("2:4", "1:2", "1:4", "1:8", "1:16")
 KEPT = 0.5
 """Share of the prunable weights that `auto` keeps: that of 2:4."""
 
-
 LONGEST = {"domino": 16, "sls": 32}
 """Largest M of the searches that train, as published; a layer gets the largest power of two that divides it."""
 STATE = "work/patterns.safetensors"
 
 Patterns = dict[str, Sparsity | None]
+
+
+def check_search(job: Job) -> None:
+    """UsageError for a search that trains where the device has kernels for one pattern only."""
+    if job.request.sparsity in LONGEST and _has_sparse_kernels(job):
+        raise UsageError(
+            f"--sparsity {job.request.sparsity} finds any N:M, and {job.profile.id} has kernels for 2:4 only: give "
+            "--sparsity auto"
+        )
 
 
 def assigned(job: Job, graph: fx.GraphModule, prunable: Patterns) -> Patterns:
@@ -51,10 +59,6 @@ def _by_training(job: Job, graph: fx.GraphModule, prunable: Patterns, by_weight:
     """In the first process alone: the others wait for masks."""
     kind = job.request.sparsity
     assert kind is not None
-    if _has_sparse_kernels(job):
-        raise UsageError(
-            f"--sparsity {kind} finds any N:M, and {job.profile.id} has kernels for 2:4 only: give --sparsity auto"
-        )
     total = sum(row.weight_elements for row in by_weight.values())
     searched = {}
     for name, (_, layout) in sparse_weights(graph, job.table, prunable).items():

@@ -10,7 +10,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from bitwright.runs.job import DENSE, Job
 from bitwright.runs.mask_training import DIAGNOSTICS, FOLDER, keep_result, mask_settings, save_patterns, train
-from bitwright.runs.patterns import assigned
+from bitwright.runs.patterns import assigned, check_search
 from bitwright.runs.request import AUTO
 from bitwright.runs.sparsity import SPARSE
 from bitwright.runs.stages import balanced_graph
@@ -32,6 +32,7 @@ def sparse(job: Job) -> None:
     if job.request.sparsity is None:
         job.run.finish_stage("sparse", [], {"skipped": "not asked for"})
         return
+    check_search(job)
     patterns = {name: decision.pattern for name, decision in job.prunable.items()}
     if not any(patterns.values()):
         first = next(iter(job.prunable.values()))

@@ -71,7 +71,6 @@ def search_patterns(dense: fx.GraphModule, searched: Mapping[str, Searched], dat
     student = held(dense, wanted).to(group.device)
     modules = {name: student.get_submodule(held_name(name)) for name in searched}
     search = KINDS[settings.kind](modules, searched, settings.budget)
-    student.to(group.device)
     named = {n: p for n, p in student.named_parameters() if p.requires_grad}
     optimizer = search.optimizer(list(named.values()))
     position = Position(_fingerprint(dense, searched, settings))

@@ -37,13 +37,10 @@ def trained_arm(network: Network, settings: Settings, given: argparse.Namespace,
     return Arm(f"{title}, {length} of training", partial(bitwright_arm, network, training, LIMIT))
 
 
-def narrowings(given: argparse.Namespace) -> list[tuple[float, int | None]]:
-    """Drops that layers are narrowed for, each with its steps of training."""
-    found = []
-    for entry in names_of(given.narrow):
-        drop, _, steps = entry.partition(":")
-        found.append((float(drop), int(steps) if steps else given.training_steps))
-    return found
+def narrowing(text: str) -> tuple[float, int | None]:
+    """`0.004:1600` as the drop that layers are narrowed for and steps of training, None where none are given."""
+    drop, _, steps = text.partition(":")
+    return float(drop), int(steps) if steps else None
 
 
 def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -61,9 +58,13 @@ def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str
         Arm("bitwright int8", partial(bitwright_arm, network, settings, LIMIT)),
         trained_arm(network, settings, given, "bitwright int8", given.training_steps),
     ]
-    for drop, steps in narrowings(given):
+    for drop, steps in given.narrow:
         narrower = replace(settings, options=(*settings.options, f"narrow={drop:g}"))
-        arms.append(trained_arm(network, narrower, given, f"bitwright int8, narrowed for {drop:g} dB", steps))
+        arms.append(
+            trained_arm(
+                network, narrower, given, f"bitwright int8, narrowed for {drop:g} dB", steps or given.training_steps
+            )
+        )
     records = [finished(network, arm, SETS) for arm in arms]
     times = timed(network, records, timing)
     rows = []
@@ -112,7 +113,8 @@ def main() -> int:
     parser.add_argument("--networks", default="rfdn_x4", help="stems of super-resolution checkpoints")
     parser.add_argument("--minutes", type=float, default=45.0, help="training time of each network, wall clock")
     parser.add_argument("--training-steps", type=int, default=None, help="training steps of each network, not minutes")
-    parser.add_argument("--narrow", default="0.004", metavar="DB[:STEPS],...", help="drops to narrow layers for")
+    parser.add_argument("--narrow", type=narrowing, nargs="*", default=[(0.004, None)], metavar="DB[:STEPS]",
+                        help="drops to narrow layers for")  # fmt: skip
     parser.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the classifier at each bit width; 0: none")
     parser.add_argument("--steps", type=int, default=400, help="steps of each of them, batches of 64")

@@ -28,8 +28,9 @@ def eqnet(
     trials: Annotated[int, typer.Option(help="Trials of the multi-objective search.")] = 300,
     generations: Annotated[int, typer.Option(help="Generations of the genetic search.")] = 500,
     budget: Annotated[
-        str | None, typer.Option(metavar="COST", help="Largest predicted cost on each device, ms, or BitOps (4.6G).")
+        str | None, typer.Option(metavar="COST", help="Largest cost on each device, ms, or BitOps (4.6G).")
     ] = None,
+    measure_seconds: Annotated[float, typer.Option(help="Timed seconds of an engine that runs here, at least.")] = 3.0,
     emulated: Annotated[
         bool, typer.Option("--emulated", help="Also widths that a runtime emulates: smaller, not faster.")
     ] = False,
@@ -68,6 +69,7 @@ def eqnet(
             "trials": trials,
             "generations": generations,
             "budget": None if budget is None else quantity(budget),
+            "measure_seconds": measure_seconds,
             "emulated": emulated,
             "calibration_count": calibration_count,
             "model": model,

@@ -12,6 +12,7 @@ from bitwright.foundation.errors import BitwrightError
 from bitwright.foundation.files import write_json, write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.eqnet_device import Trained, choice_for, device_plan
+from bitwright.runs.eqnet_engine import Network
 from bitwright.runs.eqnet_request import EqnetRequest
 from bitwright.runs.eqnet_result import DevicePlan, EqnetResult
 from bitwright.runs.lock import FolderLock
@@ -79,14 +80,14 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     trainer.run()
     evaluate = evaluator(workload, workload.held_out(request.data))
     return Trained(
-        request=request, loaded=loaded, original=original, example=example,
+        network=Network(request, loaded, original, example),
         table=LayerTable.from_graph(graph, example), subnets=Subnets(supernet, inputs, evaluate),
         float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
     )  # fmt: skip
 
 
 def _deployed(trained: Trained) -> EqnetResult:
-    request = trained.request
+    request = trained.network.request
     choices = [choice_for(trained, device) for device in request.devices]
     predictor, told = _predictor(trained, choices)
     plans: list[DevicePlan] = []
@@ -111,16 +112,16 @@ def _nothing(trained: Trained) -> EqnetResult:
 
 
 def _result(trained: Trained, told: Agreement | None, plans: list[DevicePlan]) -> EqnetResult:
-    workload = trained.loaded.workload
+    request, workload = trained.network.request, trained.network.loaded.workload
     return EqnetResult(
-        method=trained.label, steps=trained.request.steps, metric=workload.metric, unit=workload.unit, predictor=told,
+        method=trained.label, steps=request.steps, metric=workload.metric, unit=workload.unit, predictor=told,
         devices=tuple(plans),
     )  # fmt: skip
 
 
 def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor | None, Agreement | None]:
     """The predictor of the run and its agreement on samples left out; None where no device leaves a choice."""
-    request, subnets = trained.request, trained.subnets
+    request, subnets = trained.network.request, trained.subnets
     if not any(choice.has_choice for choice in choices):
         return None, None
     if (request.out / AGREEMENT).is_file():
@@ -144,7 +145,7 @@ def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor
 
 
 def _target(trained: Trained) -> _Target:
-    images = not isinstance(trained.loaded.workload, Classification)
+    images = not isinstance(trained.network.loaded.workload, Classification)
     return _Target(trained.subnets, LARGEST_DROP if images else None)
 
 

@@ -1,32 +1,26 @@
-"""What one device gets of a supernet: search, integers, the exported file, and an engine where its runtime is here."""
+"""What one device gets of a supernet: the search, checked by the time of the engine, and a description of it all."""
 
 from __future__ import annotations
 
-import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, fx
-
-from bitwright.foundation.errors import UsageError, VerificationError
+from bitwright.foundation.errors import ConstraintError, UsageError, VerificationError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
-from bitwright.runs.built import ENGINE, MODEL, ONNX, PLAN, Built, build_audited
-from bitwright.runs.eqnet_request import EqnetRequest
-from bitwright.runs.eqnet_result import DevicePlan, FrontPoint
-from bitwright.runs.folder import RunFolder
-from bitwright.runs.job import BALANCED, Job, choose_runtime, default_placement, float_precision
-from bitwright.runs.request import CompressRequest
+from bitwright.runs.built import ENGINE
+from bitwright.runs.eqnet_engine import Deployed, Network, deploy
+from bitwright.runs.eqnet_result import DevicePlan, EngineLatency, FrontPoint
+from bitwright.runs.job import choose_runtime, default_placement, float_precision
 from compress.compressed import CompressedModel
-from compress.graph import save_graph
 from compress.layer_table import LayerTable
 from compress.plan import Placement
 from deploy.audit import UNKNOWN, Audit
-from deploy.engine import Engine, FloatPrecision, Runtime
-from deploy.engines import load_engine
-from deploy.onnx_export import export_for
+from deploy.engine import FloatPrecision, Runtime
 from deploy.verify import engine_predict
-from hw_profiles import DeviceProfile, RuntimeEngine, installed_runtimes, load_profile
+from hw_profiles import DeviceProfile, load_profile
+from search.eqnet.accounting import MILLISECONDS, LayerCosts
 from search.eqnet.device_search import DeviceFound, DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
 from search.eqnet.export import Target
@@ -34,21 +28,19 @@ from search.eqnet.genetic import GeneticSettings
 from search.eqnet.predictor import Predictor
 from search.eqnet.subnets import Subnets
 from search.layer_sensitivity import evaluator, restricted
-from workloads.workload import LoadedModel
 
 DEVICE = "device.json"
-FLOAT_BIASES = (RuntimeEngine.TENSORRT, RuntimeEngine.TENSORRT_RTX)
-"""Runtimes that want the biases of integer layers in float."""
+ATTEMPTS = 3
+"""Searches for a device at most: each after the first with costs that the engine before it has corrected."""
+TOLERANCE = 0.05
+"""Share by which a measured latency may exceed its budget."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained supernet with all that devices are searched with. `original`: the network as it was given."""
+    """A trained supernet with all that devices are searched with."""
 
-    request: EqnetRequest
-    loaded: LoadedModel
-    original: fx.GraphModule
-    example: Tensor
+    network: Network
     table: LayerTable
     subnets: Subnets
     float_quality: float
@@ -59,40 +51,30 @@ def choice_for(trained: Trained, device: str) -> DeviceChoice:
     """The runtime of a device and what it executes of this network."""
     profile = load_profile(device)
     space = trained.subnets.supernet.space
-    native = not trained.request.emulated
+    native = not trained.network.request.emulated
     return device_choice(profile, _runtime(profile), trained.table, space, native_only=native)
 
 
 def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | None, folder: Path) -> DevicePlan:
-    """Search, export, build and describe; what was done before is read again."""
+    """Search, export, build, time and describe; what was done before is read again.
+
+    ConstraintError where the engine was timed and no member keeps the budget.
+    """
     if (folder / DEVICE).is_file():
         note(f"{choice.profile.id}: done before")
         return DevicePlan.model_validate_json((folder / DEVICE).read_bytes())
-    request, space = trained.request, trained.subnets.supernet.space
+    network, space = trained.network, trained.subnets.supernet.space
     precision = _float_precision(choice)
     cost = device_cost(choice, trained.table, space, trained.subnets.supernet.template, precision)
-    settings = DeviceSearchSettings(
-        budget=request.budget, trials=request.trials, seed=request.seed,
-        genetic=GeneticSettings(generations=request.generations, seed=request.seed),
-    )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    found = search_device(
-        choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings,
-        folder.parent / f"{choice.profile.id}.study",
-    )  # fmt: skip
-    model = _integers(trained, choice, found, precision)
-    remarks = illegal_layers(model.plan, choice.profile, trained.table)
-    built = _write(trained, choice, model, folder)
-    final = model if built is None else built.model
-    engine = None if built is None else load_engine(folder / ENGINE, 1, device=choice.profile)
-    elsewhere = None if engine is None else engine.why_not_here()
-    runs = engine if elsewhere is None else None
-    evaluated, engine_quality = _evaluated(trained, final, runs)
+    found, deployed = _deployed(trained, choice, predictor, cost, folder)
+    remarks = illegal_layers(deployed.model.plan, choice.profile, trained.table)
+    evaluated, engine_quality = _evaluated(trained, deployed)
     notes = [*remarks]
     if engine_quality is not None:
-        notes.append(f"on the engine: {engine_quality:.3f} {trained.loaded.workload.unit} on held-out pictures")
-    if elsewhere is not None:
-        notes.append(f"the engine was built and audited, but not run: {elsewhere}")
+        notes.append(f"on the engine: {engine_quality:.3f} {network.loaded.workload.unit} on held-out pictures")
+    if deployed.why_not_here is not None:
+        notes.append(f"the engine was built and audited, but not run: {deployed.why_not_here}")
+    built, final = deployed.built, deployed.model
     if built is not None and built.without_kernel:
         notes.append(f"without integer kernel, left in float: {', '.join(built.without_kernel)}")
     result = DevicePlan(
@@ -101,6 +83,7 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
                 for n, c in zip(space.names, found.chosen.configuration.layers, strict=True)},
         runs_as=choice.runs_as, in_float=choice.in_float, cost=found.cost, unit=cost.unit,
         cost_source=f"{cost.source}, input of {trained.table.input_shape[2]}x{trained.table.input_shape[3]}",
+        latency=None if deployed.timed is None else EngineLatency.of(deployed.timed),
         predicted=found.chosen.predicted, quality=trained.subnets.evaluate(final.simulate()),
         float_quality=trained.float_quality, evaluated=evaluated, size_bytes=final.size_bytes,
         integer_layers=None if built is None else _on_integers(built.audit),
@@ -116,17 +99,52 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     return result
 
 
+def _deployed(
+    trained: Trained, choice: DeviceChoice, predictor: Predictor | None, cost: LayerCosts, folder: Path
+) -> tuple[DeviceFound, Deployed]:
+    """The search and what came of it; searched again with corrected costs while the engine is not as predicted."""
+    request, space, device = trained.network.request, trained.subnets.supernet.space, choice.profile.id
+    settings = DeviceSearchSettings(
+        budget=request.budget, trials=request.trials, seed=request.seed,
+        genetic=GeneticSettings(generations=request.generations, seed=request.seed),
+    )  # fmt: skip
+    budget = request.budget if cost.unit == MILLISECONDS else None
+    for attempt in range(1, ATTEMPTS + 1):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        found = search_device(
+            choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings,
+            folder.parent / f"{device}-{attempt}.study",
+        )  # fmt: skip
+        deployed = deploy(trained.network, choice, _integers(trained, choice, found), folder)
+        if budget is None or deployed.timed is None:
+            return found, deployed
+        measured = EngineLatency.of(deployed.timed).median_ms
+        kept, near = measured <= budget * (1 + TOLERANCE), abs(measured / found.cost - 1) <= TOLERANCE
+        if kept and (near or not choice.has_choice or attempt == ATTEMPTS):
+            return found, deployed
+        note(f"{device}: the engine takes {measured:.4g} ms, predicted were {found.cost:.4g}; the budget is {budget:g}")
+        if not choice.has_choice:
+            break
+        cost = cost.scaled(measured / found.cost, "corrected by the time of an engine")
+    raise ConstraintError(
+        f"{device}: no plan keeps the budget of {budget:g} ms: the engine takes {measured:.4g} ms as measured here; "
+        "give a larger --budget"
+    )
+
+
 def _on_integers(audited: Audit) -> int:
     """Layers that executed in an integer precision, whatever its width."""
     floats = {FloatPrecision.FP32, FloatPrecision.BF16, UNKNOWN}
     return sum(count for precision, count in audited.executed.items() if precision not in floats)
 
 
-def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound, precision: str) -> CompressedModel:
+def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound) -> CompressedModel:
     known = {runtime.value for runtime in Runtime}
     placement = default_placement(Runtime(choice.runtime)) if choice.runtime in known else Placement.INPUTS
     target = Target(
-        trained.loaded.architecture, choice.profile.id, choice.runtime, precision, placement,
+        trained.network.loaded.architecture, choice.profile.id, choice.runtime, _float_precision(choice), placement,
         unsigned=choice.unsigned, reduce_range=choice.reduce_range,
     )  # fmt: skip
     model = trained.subnets.export(found.chosen.configuration, target)
@@ -136,47 +154,15 @@ def _integers(trained: Trained, choice: DeviceChoice, found: DeviceFound, precis
     return restricted(model, plan, model.graph)
 
 
-def _builds_here(choice: DeviceChoice) -> bool:
-    """Whether the runtime is installed, and builds for this processor or for any."""
-    if choice.runtime not in {r.value for r in Runtime} or not installed_runtimes().get(choice.runtime):
-        return False
-    return Runtime(choice.runtime).builds_anywhere or choice.profile.arch.isa == platform.machine()
-
-
-def _write(trained: Trained, choice: DeviceChoice, model: CompressedModel, folder: Path) -> Built | None:
-    """The engine and its audit where it can be built; else plan, integers and the exported file, checked as a file."""
-    if not _builds_here(choice):
-        model.plan.save(folder / PLAN)
-        model.save(folder / MODEL)
-        floats = {r.value for r in FLOAT_BIASES}
-        export_for(choice.runtime, model, trained.example, folder / ONNX, quantize_bias=choice.runtime not in floats)
-        return None
-    request = trained.request
-    asked = CompressRequest.model_validate(
-        {
-            "checkpoint": request.checkpoint, "device": choice.profile.id, "data": request.data, "out": folder,
-            "runtime": choice.runtime, "model": request.model, "scale": request.scale, "seed": request.seed,
-        }
-    )  # fmt: skip
-    with RunFolder.open(asked, resume=True) as run:
-        save_graph(model.graph, run.path / BALANCED)
-        job = Job(
-            asked, run, trained.loaded, choice.profile, Runtime(choice.runtime), trained.original, model.graph,
-            model.graph, trained.example,
-        )  # fmt: skip
-        built = build_audited(job, model, folder)
-        run.finish_stage("engine", [PLAN, MODEL, ONNX], {"without_kernel": list(built.without_kernel)})
-    return built
-
-
-def _evaluated(trained: Trained, model: CompressedModel, engine: Engine | None) -> tuple[float | None, float | None]:
+def _evaluated(trained: Trained, deployed: Deployed) -> tuple[float | None, float | None]:
     """Quality on --eval of the engine, or in torch where none runs here; and the engine's on the held-out pictures."""
-    predict = model.simulate() if engine is None else engine_predict(engine)
+    engine, request = deployed.engine, trained.network.request
+    predict = deployed.model.simulate() if engine is None else engine_predict(engine)
     held_out = None if engine is None else trained.subnets.evaluate(predict)
-    if trained.request.eval_data is None:
+    if request.eval_data is None:
         return None, held_out
-    workload = trained.loaded.workload
-    return evaluator(workload, workload.samples(trained.request.eval_data))(predict), held_out
+    workload = trained.network.loaded.workload
+    return evaluator(workload, workload.samples(request.eval_data))(predict), held_out
 
 
 def _runtime(profile: DeviceProfile) -> str:

@@ -36,7 +36,12 @@ class EqnetRequest(BaseModel):
     trials: Annotated[int, Field(ge=1)] = Field(default=300, description="Trials of the multi-objective search.")
     generations: Annotated[int, Field(ge=1)] = Field(default=500, description="Generations of the genetic search.")
     budget: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Largest predicted cost on each device, ms (BitOps where its profile has no figures)."
+        default=None,
+        description="Largest cost on each device, ms (BitOps where its profile has no figures); kept by the measured "
+        "latency too where the engine runs here.",
+    )
+    measure_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=3.0, description="Timed seconds of an engine that runs here, at least."
     )
     emulated: bool = Field(default=False, description="Also widths that a device's runtime emulates.")
     calibration_count: Annotated[int, Field(ge=1)] = Field(

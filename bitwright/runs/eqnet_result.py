@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitwright.report.text import ratio_interval
+from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME
+from deploy.latency import ComparisonResult
 from search.eqnet.predictor import Agreement
 
 
@@ -15,6 +20,38 @@ class FrontPoint(BaseModel):
     cost: float
     quality: float
     widths: tuple[tuple[int, int], ...]
+
+
+class EngineLatency(BaseModel):
+    """Median of the engine with its 95 % interval, and its speed-up over ONNX Runtime in float.
+
+    The samples are in `latency.json` of the device's folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    median_ms: float
+    low_ms: float | None
+    high_ms: float | None
+    speedup: float
+    speedup_low: float | None
+    speedup_high: float | None
+    noisy: bool
+
+    @classmethod
+    def of(cls, timed: ComparisonResult) -> Self:
+        """Of a session that `time_engines` has made."""
+        measurement, ratio = timed.measurement(ENGINE_NAME), timed.speedup(ENGINE_NAME, BASELINE_NAME)
+        summary = measurement.to_summary()
+        return cls(
+            median_ms=summary.median_ms, low_ms=summary.median_low_ms, high_ms=summary.median_high_ms,
+            speedup=ratio.ratio, speedup_low=ratio.low, speedup_high=ratio.high, noisy=measurement.noisy,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        interval = ratio_interval(self.speedup_low, self.speedup_high)
+        noise = "; other work was seen on the machine" if self.noisy else ""
+        return f"{self.median_ms:.3g} ms measured, {self.speedup:.2f} [{interval}] times as fast as float{noise}"
 
 
 class DevicePlan(BaseModel):
@@ -35,6 +72,7 @@ class DevicePlan(BaseModel):
     cost: float
     unit: str
     cost_source: str
+    latency: EngineLatency | None = Field(description="of the engine as measured; null: not timed here")
     predicted: float = Field(description="quality as the predictor has it")
     quality: float
     float_quality: float
@@ -75,6 +113,8 @@ class EqnetResult(BaseModel):
                 f"{plan.cost:.4g} {plan.unit} ({plan.cost_source})",
                 f"{self.metric} {plan.quality:.3f} {self.unit}, float {plan.float_quality:.3f} (held-out pictures)",
             ]
+            if plan.latency is not None:
+                parts.append(str(plan.latency))
             if plan.evaluated is not None:
                 parts.append(f"{plan.evaluated:.3f} on --eval")
             parts.append(f"engine {plan.engine}" if plan.engine else f"no engine here: {plan.folder}")

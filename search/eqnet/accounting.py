@@ -16,6 +16,8 @@ from search.eqnet.space import ElasticSpace
 from search.sensitivity.cost import PlanCost
 
 FLOAT_BITS = 32
+MILLISECONDS = "ms"
+"""Unit of a cost that is a predicted latency."""
 Costs = NDArray[np.float64]
 
 
@@ -42,6 +44,12 @@ class LayerCosts:
             for producer, consumer, ms in self.crossings:
                 total = total + ms[code[:, producer], code[:, consumer]]
         return total
+
+    def scaled(self, factor: float, source: str) -> LayerCosts:
+        """All of it times `factor`; `source` is added to where it comes from."""
+        crossings = tuple((producer, consumer, ms * factor) for producer, consumer, ms in self.crossings)
+        told = self.source if self.source.endswith(source) else f"{self.source}, {source}"
+        return LayerCosts(self.name, self.unit, self.table * factor, self.constant * factor, crossings, told)
 
     def savings(self, bits: Bits) -> tuple[Costs, Costs]:
         """What each layer alone saves at every other width of its weights, and of its input: [members, layers, 9] each.
@@ -135,7 +143,7 @@ def latency(cost: PlanCost, space: ElasticSpace, source: str) -> LayerCosts:
                 ms[w * size + a, v * size + b] = edge.ms.get(first, {}).get(second, 0.0)
         if ms.any():
             crossings.append((at[edge.producer], at[edge.consumer], ms))
-    return LayerCosts("latency", "ms", table, cost.constant_ms, tuple(crossings), source)
+    return LayerCosts("latency", MILLISECONDS, table, cost.constant_ms, tuple(crossings), source)
 
 
 def precision_name(weight_bits: int, activation_bits: int) -> str:

@@ -121,11 +121,15 @@ def _distinct_best(members: Genes, values: NDArray[np.float64], count: int) -> N
 
 
 def check_reachable(genes: GeneMap, limits: Sequence[Limit]) -> None:
-    """ConstraintError names the first limit that not even the narrowest member keeps."""
-    least = genes.bits(genes.narrowest()[None])
+    """ConstraintError names the first limit that neither the narrowest nor the widest member keeps.
+
+    The widest is the cheaper one where a device emulates narrow widths.
+    """
+    ends = genes.bits(np.stack([genes.narrowest(), genes.sizes - 1]))
     for limit in limits:
-        cost = float(limit.cost(least)[0])
-        if not cost <= limit.most:
+        costs = limit.cost(ends)
+        if not (costs <= limit.most).any():
+            which = ("narrowest", "widest")[int(costs.argmin())]
             raise ConstraintError(
-                f"{limit.name} of {limit.most:.6g} cannot be reached: the narrowest network has {cost:.6g}"
+                f"{limit.name} of {limit.most:.6g} cannot be reached: the {which} network has {costs.min():.6g}"
             )

@@ -15,12 +15,26 @@ from compress.compressed import CompressedModel
 from compress.graph import capture
 from compress.plan import Plan
 from deploy.audit import Audit
+from deploy.latency import ComparisonResult
 from deploy.onnx_formats import verify_formats
 from search.eqnet.supernet import trainable_graph
 from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
 from workloads.loading import load_checkpoint
 
-SMALL = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--bits", "4,7,8", "--calibration-count", "8")
+SMALL = (
+    "--measure-seconds",
+    "0.3",
+    "--steps",
+    "2",
+    "--set",
+    "batch=2",
+    "--set",
+    "patch=16",
+    "--bits",
+    "4,7,8",
+    "--calibration-count",
+    "8",
+)
 MANY = (DEVICE, "x86-avx2", "arm-dotprod", "raspberry-pi-5", "rtx-4090", "coral-edge-tpu", "ethos-u55-256",
         "hexagon-htp-v73")  # fmt: skip
 
@@ -47,6 +61,11 @@ def test_one_supernet_gives_eight_devices_their_own_form(
         assert abs(device["quality"] - device["float_quality"]) < 1.0
         assert verify_formats(folder / "model.onnx", plan) == len(plan.quantized_layers)
         compiled = device["runtime"] == "tensorrt-rtx"
+        timed = device["latency"]
+        assert (timed is not None) is device["device"].startswith("x86")
+        if timed is not None:
+            assert ComparisonResult.model_validate_json((folder / "latency.json").read_bytes()).order
+            assert timed["low_ms"] <= timed["median_ms"] <= timed["high_ms"]
         built = device["device"].startswith("x86") or compiled
         assert (device["engine"] is not None) is built
         remark = "the engine was built and audited, but not run: it needs an NVIDIA GPU of compute capability 8.9"
@@ -103,6 +122,28 @@ def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     assert plan.layers["convs.1"].weight is not None
     assert plan.layers["convs.1"].weight.bits == device["widths"]["convs.1"][0]
     assert read_json(tmp_path / "run" / "devices" / DEVICE / "device.json") == device
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
+    quick = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--bits", "8", "--calibration-count", "8")
+    words = ("search", "eqnet", checkpoint, "--data", photos, "--device", DEVICE, *quick, "--measure-seconds", "0.3")
+    kept = command(capsys, *words, "--out", tmp_path / "kept", "--budget", "1000", "--json")
+    (device,) = json.loads(kept.out)["devices"]
+    assert device["unit"] == "ms"
+    measured, predicted = device["latency"]["median_ms"], device["cost"]
+    # The roofline promises less than any engine takes: a budget between both is one that only a measurement refuses.
+    assert predicted < measured / 1.3
+    between = f"{1.1 * predicted:.6f}"
+    told = command(capsys, *words, "--out", tmp_path / "refused", "--budget", between)
+    assert told.code == 3
+    assert "no plan keeps the budget" in told.err
+    assert "as measured here" in told.err
+    unreachable = command(capsys, *words, "--out", tmp_path / "no", "--budget", "1e-9")
+    assert "the narrowest network has" in unreachable.err
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,15 @@ import argparse
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.command import WORK
+from benchmarks.uniform_rounding import rounded
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
-from compress.bias_correction import correct_biases
-from compress.compressed import CompressedModel
-from compress.graph import capture, layer_nodes
-from compress.placement import place
-from compress.plan import LayerPlan, Placement, Plan
+from compress.graph import capture
 from compress.preparation import prepare
-from compress.quantizers import A8, W8
-from compress.ranges import RangeMethod, set_ranges
 from compress.recovery.recover import recover
 from compress.recovery.scores import logit_agreement
 from compress.recovery.settings import RecoverySettings
-from compress.statistics import collect
 from workloads.loading import load_checkpoint
-from workloads.workload import LoadedModel
 
 BITS = (8, 4)
 TITLES = ("weights and activations", "seed", "float %", "quantised %", "trained %", "drop", "steps", "minutes")
@@ -51,28 +44,6 @@ class Trained(BaseModel):
         return [name, str(self.seed), *accuracies, drop, str(self.steps), f"{self.seconds / 60:.1f}"]
 
 
-def quantised(loaded: LoadedModel, given: argparse.Namespace, bits: int, seed: int) -> CompressedModel:
-    """The network by nearest rounding with corrected biases; the first and the last layer keep 8 bits."""
-    workload, data = loaded.workload, given.data_root / "classification" / "cifar10"
-    graph = prepare(capture(loaded.module, workload.example_input(workload.min_input_side, workload.min_input_side)))
-    names = [name for name, _ in layer_nodes(graph)]
-    layers = {}
-    for name in names:
-        width = 8 if name in (names[0], names[-1]) else bits
-        layers[name] = LayerPlan(
-            weight=W8.model_copy(update={"bits": width}), activation=A8.model_copy(update={"bits": width})
-        )
-    plan = Plan(
-        architecture=loaded.architecture, device="simulated", runtime="none", float_precision="fp32",
-        placement=Placement.INPUTS, layers=layers,
-    )  # fmt: skip
-    inputs = workload.calibration(data, _CALIBRATION, workload.min_input_side, seed)
-    seen = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
-    model = set_ranges(graph, plan, seen, RangeMethod.MSE, RangeMethod.MSE)
-    correct_biases(model, inputs)
-    return model
-
-
 def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
     """One training, or its result if it is on the disk; a training that was stopped goes on."""
     folder = given.out / WORK / given.classifier / f"{bits}-bits-{given.steps}-steps-seed-{seed}"
@@ -83,8 +54,8 @@ def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
     data = given.data_root / "classification" / "cifar10"
     loaded = load_checkpoint(given.data_root / "classification" / "checkpoints" / f"{given.classifier}.pth")
     workload = loaded.workload
-    model = quantised(loaded, given, bits, seed)
     side = workload.min_input_side
+    model = rounded(loaded, workload.calibration(data, _CALIBRATION, side, seed), bits)
     teacher = prepare(capture(loaded.module, workload.example_input(side, side)))
     held_out, test = workload.held_out(data), workload.samples(data)
 

@@ -2,8 +2,9 @@
 
 EQ-Net-style (adapted): a network whose output is an image, with 8, 6 and 4 bits from one supernet, beside a training of
 its own for each width (recovery training, the best that this repository has for one plan) of as many steps on as many
-patches, and beside plain rounding. Ablations: guidance of other strength and with inner tensors, and no regulariser of
-weight distributions. PSNR-Y on Set14 and BSD100, simulated in torch: no runtime here executes all of these widths.
+patches, and beside plain rounding. Ablations: guidance of other strength and with inner tensors, no regulariser of
+weight distributions, and the float network as the teacher of the widest subnet. PSNR-Y on Set14 and BSD100, simulated
+in torch: no runtime here executes all of these widths.
 
 Each training is a file of its own: stop the study at any moment, and continue it.
 """
@@ -23,6 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks import command
+from benchmarks.arms import slug
 from benchmarks.common import markdown_table, write_results
 from benchmarks.uniform_rounding import rounded
 from bitwright.foundation.errors import UsageError
@@ -60,6 +62,8 @@ class Arm(StrEnum):
     WEAK_GUIDANCE = "guidance 0.25"
     FEATURES = "guidance with features"
     NO_WDR = "no WDR"
+    FLOAT_TEACHER = "float teacher"
+    TAUGHT = "float teacher, no pictures"
     DEDICATED = "trained at this width"
     ROUNDED = "rounded"
 
@@ -70,6 +74,8 @@ CHANGES: dict[Arm, dict[str, Any]] = {
     Arm.WEAK_GUIDANCE: {"share": 0.25},
     Arm.FEATURES: {"feature_weight": FEATURE_WEIGHT},
     Arm.NO_WDR: {"kurt_rate": 0.0, "skew_rate": 0.0},
+    Arm.FLOAT_TEACHER: {"float_teacher": True},
+    Arm.TAUGHT: {"float_teacher": True, "share": 1.0},
 }
 """Settings by which supernets differ."""
 
@@ -106,7 +112,7 @@ class Study:
 
     def read(self, arm: Arm, seed: int, group: Processes) -> Read:
         """Train an arm, or go on with it, and read out its widths; or the result that is on the disk."""
-        folder = self.work / f"{arm.value.replace(' ', '-')}-{self.steps}-steps-seed-{seed}"
+        folder = self.work / f"{slug(arm.value)}-{self.steps}-steps-seed-{seed}"
         path = folder / "result.json"
         if path.is_file():
             return Read.model_validate_json(path.read_bytes())

@@ -17,6 +17,7 @@ class EqnetSettings:
     Rates are Adam's, without weight decay: weights as they are, scales as relative change, offsets in units of the
     first scale. `share`, `temperature`, `kurt_rate` and `skew_rate` are those of the authors' release. `wdr_share`:
     scale both rates at the start so that the regulariser's gradient has this share of the task's (section 11.2).
+    `float_teacher`: the network as it was given guides the widest subnet too, which is not in the paper (11.1).
     """
 
     steps: int = 3000
@@ -36,6 +37,7 @@ class EqnetSettings:
     feature_weight: float = 0.0
     laplace: bool = False
     gate: bool = False
+    float_teacher: bool = False
     kurt_rate: float = 0.015
     skew_rate: float = 1.0
     wdr_share: float | None = None

@@ -16,14 +16,15 @@ Run = Callable[[Tensor], Outputs]
 
 def losses(
     supernet: Supernet, run: Run, guidance: Guidance, drawn: Sequence[Drawn], x: Tensor, target: Tensor,
-    backward: Callable[[Tensor], None], *, amp: bool = False,
+    backward: Callable[[Tensor], None], *, amp: bool = False, first: Lesson | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The loss of each pass, without gradient, handed to `backward` one by one so that one graph is alive at a time.
 
-    H learns from the target; every R from it and from H; L from it and from the R's mean, never from H.
+    H learns from the target, and from `first` where there is one; every R from the target and from H; L from the target
+    and from the R's mean, never from H.
     """
     found: dict[str, Tensor] = {}
-    lesson: Lesson | None = None
+    lesson = first
     group: list[Outputs] = []
     for number, one in enumerate(drawn):
         last = number == len(drawn) - 1

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.progress import note
+from compress.graph import clone
 from compress.recovery.schedule import rate_share
 from compress.recovery.student import tapped
 from compress.training.processes import Processes
 from compress.training.samples import Pairs, batches
 from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
 from search.eqnet.distribution import LEAST_VALUES, Shape, shape_of
-from search.eqnet.guidance import Guidance, Outputs
+from search.eqnet.guidance import Guidance, Lesson, Outputs
 from search.eqnet.sampling import sandwich
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.step import losses
@@ -43,6 +44,7 @@ class Trainer:
         self.supernet = supernet.to(processes.device)
         names = (supernet.space.layers[-1].source,) if self.guidance.taps else ()
         self.network = tapped(supernet.graph, names)
+        self.teacher = tapped(clone(supernet.template), names).to(processes.device) if settings.float_teacher else None
         self.parameters = dict(supernet.named_parameters())
         rates = {"log_scale": settings.scale_rate, "offset": settings.offset_rate}
         groups: dict[float, list[nn.Parameter]] = {}
@@ -102,7 +104,7 @@ class Trainer:
         found["one_form"] = torch.tensor(float(drawn[1].one_form), device=images.device)
         found |= losses(
             self.supernet, self._outputs, self.guidance, drawn, images, targets, torch.autograd.backward,
-            amp=settings.amp,
+            amp=settings.amp, first=self._first_lesson(images),
         )  # fmt: skip
         used = [p for p in self.parameters.values() if p.grad is not None]
         self.processes.average_gradients(used)
@@ -114,8 +116,13 @@ class Trainer:
         return found
 
     def _outputs(self, x: Tensor) -> Outputs:
-        result = self.network(x)
-        return result if isinstance(result, tuple) else (result,)
+        return _several(self.network(x))
+
+    def _first_lesson(self, x: Tensor) -> Lesson | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return self.guidance.teach([_several(self.teacher(x))])
 
     def _shape(self) -> Shape | None:
         settings = self.settings
@@ -175,3 +182,7 @@ class Trainer:
         restore_moments(self.optimizer, self.parameters, "adam_", groups)
         note(f"supernet: continuing at step {self.position.step}")
         return self.position
+
+
+def _several(result: Tensor | Outputs) -> Outputs:
+    return result if isinstance(result, tuple) else (result,)

@@ -16,9 +16,11 @@ from torch.utils.data import Dataset
 
 from bitwright.foundation.errors import UsageError
 from compress.training.processes import Processes, processes
+from compress.training.samples import batches
 from search.eqnet.distribution import shape_of
 from search.eqnet.forms import FORMS
 from search.eqnet.norms import Calibrator, recalibrate
+from search.eqnet.sampling import sandwich
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.supernet import Supernet
 from search.eqnet.trainer import WDR_SCALE, Trainer
@@ -203,3 +205,19 @@ def test_calibrated_statistics_are_means_over_the_batches() -> None:
     assert torch.allclose(norm.running_mean, means, atol=1e-5)
     with pytest.raises(UsageError, match="at least one image"):
         Calibrator(supernet, x[:0])
+
+
+def test_the_float_network_teaches_the_widest_subnet_where_that_is_asked_for() -> None:
+    x, y = next(iter(batches(Enlarged(), 2, ALONE, 0, 0)))
+    found = {}
+    for teacher in (False, True):
+        settings = dataclasses.replace(EqnetSettings.for_images(), batch=2, share=1.0, float_teacher=teacher)
+        trainer = Trainer(supernet_of(sr_graph(), images().sigmoid()), Enlarged(), settings, ALONE, images=True)
+        found[teacher] = {name: float(value) for name, value in trainer.step(x, y, 0).items()}
+    supernet = supernet_of(sr_graph(), images().sigmoid())
+    supernet.choose(sandwich(supernet.space, settings.seed, 0)[0].configuration)
+    with torch.no_grad():
+        widest, exact = supernet(x), supernet.template(x)
+    assert found[True]["H"] == pytest.approx(float((widest - exact).abs().mean()), rel=1e-4)
+    assert found[False]["H"] == pytest.approx(float((widest - y).abs().mean()), rel=1e-4)
+    assert found[True]["R1"] == pytest.approx(found[False]["R1"], rel=1e-4)

@@ -43,18 +43,24 @@ def settings_for(job: Job, steps: int | None, minutes: float | None) -> Recovery
     # 0.03 gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
     return RecoverySettings(
         steps=steps, minutes=minutes, batch=8, scale_rate=1e-3, zero_rate=0.02, bias_rate=0.02, ema=0.98,
-        feature_weight=0.01 if _teacher(job) is job.teacher else 0.0, channels_last=True, seed=request.seed,
+        feature_weight=0.01 if _has_counterparts(job) else 0.0, channels_last=True, seed=request.seed,
     )  # fmt: skip
 
 
-def _teacher(job: Job) -> fx.GraphModule:
-    """The float network that is learned from: of a narrower one itself, unless it lost too much by that.
+def teacher_of(job: Job) -> fx.GraphModule:
+    """The float network that is learned from: the dense, balanced one; of a narrower one that lost much, the given."""
+    return job.teacher if _has_counterparts(job) else job.given
 
-    Inner tensors have their counterparts in it. The network as it was given has none for those that were narrowed, and
+
+def _has_counterparts(job: Job) -> bool:
+    """Whether inner tensors of the teacher have the channels of the student's.
+
+    A narrower network is its own teacher where it lost next to nothing by that; else the network as it was given
     teaches its output alone.
     """
-    lost = job.narrower and job.run.values(NARROWED)["drop"] > NEAR
-    return job.given if lost or (job.narrower and isinstance(job.loaded.workload, Classification)) else job.teacher
+    if not job.narrower:
+        return True
+    return job.run.values(NARROWED)["drop"] <= NEAR and not isinstance(job.loaded.workload, Classification)
 
 
 def train(job: Job) -> Recovered:
@@ -62,7 +68,7 @@ def train(job: Job) -> Recovered:
     model = CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph)
     settings, workload = settings_of(job), job.loaded.workload
     assert settings is not None
-    teacher = _teacher(job)
+    teacher = teacher_of(job)
     classifies = isinstance(workload, Classification)
     return recover(
         model,

@@ -61,7 +61,7 @@ class Plan(BaseModel):
     architecture: str
     device: str
     runtime: str
-    float_precision: str = Field(description="what layers that are not quantised execute in: fp32 or bf16")
+    float_precision: str = Field(description="what layers that are not quantised execute in: fp32, bf16 or fp16")
     placement: Placement
     layers: dict[str, LayerPlan]
     genotype: dict[str, str | int] | None = None

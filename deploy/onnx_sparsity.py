@@ -53,7 +53,9 @@ def verify_nm(path: Path, patterns: Mapping[str, Sparsity]) -> tuple[LayerLegali
 
 def _looked_at(file: onnx.ModelProto, name: str, node: onnx.NodeProto, source: str, pattern: Sparsity) -> LayerLegality:
     initializers = {i.name: i for i in file.graph.initializer}
-    weight = torch.from_numpy(numpy_helper.to_array(initializers[source]).copy())
+    values = numpy_helper.to_array(initializers[source])
+    # numpy itself has no bf16.
+    weight = torch.from_numpy(values.copy() if values.dtype.kind in "iuf" else values.astype("float32"))
     producers = {output: n for n in file.graph.node for output in n.output}
     step = producers.get(node.input[1])
     turned = False

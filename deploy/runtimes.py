@@ -28,6 +28,13 @@ class Runtime(StrEnum):
         return self.compiles or self is Runtime.QONNX
 
     @property
+    def float_precisions(self) -> tuple[FloatPrecision, ...]:
+        """What the float part of its engines can execute in, the one to prefer first; every runtime has fp32."""
+        if self.compiles:
+            return FloatPrecision.FP16, FloatPrecision.BF16, FloatPrecision.FP32
+        return (FloatPrecision.BF16, FloatPrecision.FP32) if self is Runtime.OPENVINO else (FloatPrecision.FP32,)
+
+    @property
     def tells_node_times(self) -> bool:
         """Whether `Engine.time_calls` tells the time of each node; LiteRT's package for Python has no profiler."""
         return self in {Runtime.ONNXRUNTIME, Runtime.OPENVINO}
@@ -53,3 +60,4 @@ class FloatPrecision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"

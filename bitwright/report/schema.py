@@ -52,7 +52,7 @@ class RuntimeInfo(Part):
 
     name: str
     version: str
-    float_precision: str = Field(description="what the layers that are not quantised execute in: fp32, bf16")
+    float_precision: str = Field(description="what the layers that are not quantised execute in: fp32, bf16 or fp16")
     threads: PositiveInt
 
 

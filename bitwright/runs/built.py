@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
+from bitwright.runs.float_part import wider
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
@@ -16,6 +19,7 @@ from deploy.engine import FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
 from deploy.onnx_export import export_for
+from deploy.onnx_float_fit import in_words, unfit
 from hw_profiles import DType
 from search.layer_sensitivity import restricted
 from workloads.classification.task import Classification
@@ -25,7 +29,7 @@ PLAN = "plan.json"
 ONNX = "model.onnx"
 ENGINE = "engine"
 AUDIT = "audit.json"
-FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/{ONNX}", f"{ENGINE}/engine.json", AUDIT)
+FILES = (PLAN, MODEL, ONNX, f"{ENGINE}/engine.json", AUDIT)
 """What `build_audited` writes for every runtime, relative to its folder."""
 
 _SPECIALISED = frozenset({Runtime.OPENVINO, Runtime.LITERT, Runtime.QONNX})
@@ -40,7 +44,7 @@ def files_of(folder: Path) -> tuple[str, ...]:
     spec = read_spec(folder / ENGINE)
     compiled = () if spec.source is None else (f"{ENGINE}/{spec.artefact}",)
     recorded = (f"{ENGINE}/{RECORD_FILE}",) if spec.runtime.compiles else ()
-    return (*FILES, *compiled, *recorded)
+    return (*FILES, f"{ENGINE}/{spec.onnx}", *compiled, *recorded)
 
 
 @dataclass(frozen=True)
@@ -58,37 +62,49 @@ def build_audited(job: Job, model: CompressedModel, folder: Path) -> Built:
 
     A layer that turns out to have no integer kernel in the runtime is left in float, named, and the engine built again.
     """
-    result, widths = _engine(job, model, folder)
+    model, result, widths = _engine(job, model, folder)
     wanted = set(model.plan.quantized_layers)
     missing = {m.layer for m in result.mismatches if m.planned == INTEGER and m.executed != UNKNOWN}
     if missing and missing < wanted:
         note(f"{job.runtime} has no integer kernel for {', '.join(sorted(missing))}: left in float")
         plan = model.plan.with_float(missing, "the runtime has no integer kernel for it")
-        model = restricted(model, plan, job.balanced)
-        result, widths = _engine(job, model, folder)
+        model, result, widths = _engine(job, restricted(model, plan, job.balanced), folder)
     else:
         missing = set()
-    if any(m.planned == FloatPrecision.BF16.value for m in result.mismatches):
-        note(f"{job.runtime} does not run every float layer in bf16: all of them stay in fp32")
-        plan = model.plan.model_copy(update={"float_precision": FloatPrecision.FP32.value})
-        model = restricted(model, plan, job.balanced)
-        result, widths = _engine(job, model, folder)
+    for precision in wider(job.profile, job.runtime, model.plan.float_precision):
+        planned = model.plan.float_precision
+        if all(m.planned != planned for m in result.mismatches):
+            break
+        note(f"{job.runtime} does not run every float layer in {planned}: all of them are built in {precision}")
+        model, result, widths = _engine(job, _in_floats(job, model, precision), folder)
     model.plan.save(folder / PLAN)
     model.save(folder / MODEL)
     write_text(folder / AUDIT, result.model_dump_json(indent=1) + "\n")
     return Built(model, result, widths, tuple(sorted(missing)))
 
 
-def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict[str, tuple[int, int]]]:
-    """Export and build; returns the audit and the layers that were widened with zeros."""
-    multiple = job.profile.channel_multiple("int8") if job.runtime is Runtime.ONNXRUNTIME else None
-    padded, widths = pad_channels(model, multiple) if multiple else (model, {})
-    if widths:
-        prove_equal(model.simulate(), padded.simulate(), job.example, tolerance=5e-2)
-        note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
-    entry = job.profile.runtime(job.runtime.value)
-    integer_bias = entry is None or entry.bias is DType.INT32
-    export_for(job.runtime, padded, job.example, folder / ONNX, quantize_bias=integer_bias)
+def _in_floats(job: Job, model: CompressedModel, precision: FloatPrecision) -> CompressedModel:
+    """The same network, planned with another precision of its float part."""
+    return restricted(model, model.plan.model_copy(update={"float_precision": precision.value}), job.balanced)
+
+
+def _engine(
+    job: Job, model: CompressedModel, folder: Path
+) -> tuple[CompressedModel, Audit, dict[str, tuple[int, int]]]:
+    """Export and build; returns the network, the audit and the layers that were widened with zeros.
+
+    Where the planned float precision cannot hold what is in the file, the network returned is planned with the next
+    that can.
+    """
+    widths = _exported(job, model, folder)
+    for precision in wider(job.profile, job.runtime, model.plan.float_precision) if job.runtime.compiles else ():
+        planned = FloatPrecision(model.plan.float_precision)
+        found = unfit(onnx.load(folder / ONNX), planned)
+        if not found:
+            break
+        note(f"{planned} cannot hold the float part, which is built in {precision}: {in_words(found)}")
+        model = _in_floats(job, model, precision)
+        widths = _exported(job, model, folder)
     build_engine(
         folder / ONNX,
         folder / ENGINE,
@@ -100,7 +116,20 @@ def _engine(job: Job, model: CompressedModel, folder: Path) -> tuple[Audit, dict
         device=job.profile,
         shapes=_shapes(job) if job.runtime.compiles else None,
     )
-    return audit(load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
+    return model, audit(load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
+
+
+def _exported(job: Job, model: CompressedModel, folder: Path) -> dict[str, tuple[int, int]]:
+    """Write the ONNX file; returns the layers that were widened with zeros."""
+    multiple = job.profile.channel_multiple("int8") if job.runtime is Runtime.ONNXRUNTIME else None
+    padded, widths = pad_channels(model, multiple) if multiple else (model, {})
+    if widths:
+        prove_equal(model.simulate(), padded.simulate(), job.example, tolerance=5e-2)
+        note(f"{len(widths)} layers were widened with zeros to a multiple of {multiple} channels")
+    entry = job.profile.runtime(job.runtime.value)
+    integer_bias = entry is None or entry.bias is DType.INT32
+    export_for(job.runtime, padded, job.example, folder / ONNX, quantize_bias=integer_bias)
+    return widths
 
 
 def _shapes(job: Job) -> ShapeRange:

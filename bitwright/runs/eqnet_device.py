@@ -12,7 +12,8 @@ from bitwright.foundation.progress import note
 from bitwright.runs.built import ENGINE
 from bitwright.runs.eqnet_engine import Deployed, Network, deploy
 from bitwright.runs.eqnet_result import DevicePlan, EngineLatency, FrontPoint
-from bitwright.runs.job import choose_runtime, default_placement, float_precision
+from bitwright.runs.float_part import float_precision
+from bitwright.runs.job import choose_runtime, default_placement
 from compress.compressed import CompressedModel
 from compress.layer_table import LayerTable
 from compress.plan import Placement
@@ -136,7 +137,7 @@ def _deployed(
 
 def _on_integers(audited: Audit) -> int:
     """Layers that executed in an integer precision, whatever its width."""
-    floats = {FloatPrecision.FP32, FloatPrecision.BF16, UNKNOWN}
+    floats = {*FloatPrecision, UNKNOWN}
     return sum(count for precision, count in audited.executed.items() if precision not in floats)
 
 

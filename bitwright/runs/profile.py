@@ -9,7 +9,8 @@ from pathlib import Path
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import sha256_file
 from bitwright.foundation.progress import note, track
-from bitwright.runs.job import choose_runtime, default_placement, float_precision, integer_rule, layer_plan
+from bitwright.runs.float_part import float_precision
+from bitwright.runs.job import choose_runtime, default_placement, integer_rule, layer_plan
 from bitwright.runs.profile_summary import ProfileRequest, ProfileSummary
 from compress.layer_table import LayerTable
 from compress.plan import LayerPlan, Plan

@@ -217,7 +217,7 @@ def layer_rows(
     rows = []
     for row in table.rows:
         decision, layer = plan.layers[row.name], found[row.name]
-        float_bits = 16 if plan.float_precision == "bf16" else 32
+        float_bits = DType(plan.float_precision).bits
         weight_bits = decision.weight.bits if decision.weight else float_bits
         act_bits = decision.activation.bits if decision.activation else float_bits
         dtype = _dtype(layer.planned)

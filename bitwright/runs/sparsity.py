@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitwright.foundation.errors import VerificationError
 from bitwright.report.pruned import SparsityResult
-from bitwright.runs.built import ENGINE, MODEL, ONNX, Built
+from bitwright.runs.built import ENGINE, MODEL, Built
 from bitwright.runs.job import Job
 from bitwright.runs.mask_training import mask_result
 from compress.graph import tensor
@@ -17,6 +17,7 @@ from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.pack_model import pack_model
 from deploy.engine import SparseTactics
+from deploy.engines import read_spec
 from deploy.onnx_sparsity import read_nm
 from hw_profiles import DType, Op
 from hw_profiles.sparsity_support import SIZE_ONLY, why_size_only, work_left
@@ -39,10 +40,11 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         found = check(tensor(model.graph, name) if stored is None else stored.integers, pattern, layout)
         if not found.holds:
             raise VerificationError(f"weight {name} is not {pattern} after compression: {found.reason}")
-    lost = {x.layer: x.reason for x in read_nm(job.run.path / ENGINE / ONNX, patterns) if not x.holds}
+    file = job.run.path / ENGINE / read_spec(job.run.path / ENGINE).onnx
+    lost = {x.layer: x.reason for x in read_nm(file, patterns) if not x.holds}
     if lost and not built.padded:
         layer, reason = next(iter(lost.items()))
-        raise VerificationError(f"layer {layer} of {ENGINE}/{ONNX} is not {patterns[layer]}: {reason}")
+        raise VerificationError(f"layer {layer} of {ENGINE}/{file.name} is not {patterns[layer]}: {reason}")
     pack_model(job.run.path / MODEL, job.run.path / PACKED, weights)
     counts: dict[str, int] = {}
     for pattern in patterns.values():
@@ -57,8 +59,8 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         zeros=_zeros(built),
         size_only=size_only,
         effect=effect,
-        raw_bytes=(job.run.path / ENGINE / ONNX).stat().st_size,
-        deflated_bytes=_deflated(job.run.path / ENGINE / ONNX),
+        raw_bytes=file.stat().st_size,
+        deflated_bytes=_deflated(file),
         packed_bytes=(job.run.path / PACKED).stat().st_size,
         unpacked_bytes=(job.run.path / MODEL).stat().st_size,
     )

@@ -24,6 +24,8 @@ class OpenVinoSession:
     def __init__(
         self, path: Path, threads: int, float_precision: FloatPrecision, shape: tuple[int, ...] | None = None
     ) -> None:
+        if float_precision not in _HINTS:
+            raise UsageError(f"OpenVINO is not asked for {float_precision} on CPUs; use fp32 or bf16")
         self._path = path
         self._shape = shape
         self.options = {

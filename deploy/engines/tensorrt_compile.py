@@ -24,6 +24,8 @@ from deploy.engines.tensorrt_record import (
     sparse_tactics_in_log,
 )
 from deploy.engines.tensorrt_target import GpuTarget
+from deploy.onnx_float import convert
+from deploy.onnx_formats import verify_formats
 from deploy.onnx_plan import plan_of
 from hw_profiles import DeviceProfile
 
@@ -43,27 +45,33 @@ def compile_engine(
 ) -> EngineSpec:
     """Lint and compile the file, write engine, record and the file itself into `folder`; returns the stamp.
 
+    An engine is strongly typed: what its file has in fp32 runs in fp32. For another `float_precision` the float part of
+    the file is converted first, and it is `<name>.<precision>.onnx` that lies beside the engine and was compiled.
+
     The plan in the file's metadata tells which layers must run on integers. With a layer in it that fits 2:4, on a
     device that has such kernels, the builder may choose sparse ones. UsageError for what the builder does not take.
     """
     if device is None:
         raise UsageError(f"{runtime} compiles for one GPU architecture; give the device profile to build for")
-    if float_precision is not FloatPrecision.FP32:
-        raise UsageError(
-            f"a {runtime} engine is strongly typed: what its file has in fp32 does not run in {float_precision}"
-        )
     target = GpuTarget.of(device)
     api = import_runtime(runtime)
     target.require(api, runtime)
+    artefact = onnx_path.with_suffix(ENGINE_SUFFIX).name
     file = onnx.load(onnx_path)
+    if float_precision is not FloatPrecision.FP32:
+        file = convert(file, float_precision)
     plan = plan_of(file)
     look_ahead(file, plan, runtime, onnx_path.name)
     patterns = () if plan is None else plan.sparse_layers.values()
     sparse = target.sparse and any(pattern.fits_two_of_four() for pattern in patterns)
     shapes = ShapeRange.around((1, _channels(file), *_USUAL)) if shapes is None else shapes
     cache = folder / CACHE_FILE
+    if float_precision is not FloatPrecision.FP32:
+        onnx_path = folder / f"{onnx_path.stem}.{float_precision}.onnx"
+        write_bytes(onnx_path, file.SerializeToString())
+        if plan is not None:
+            verify_formats(onnx_path, plan)
     compiled = compile_network(api, runtime, onnx_path, target, shapes, sparse_weights=sparse, cache=cache)
-    artefact = onnx_path.with_suffix(ENGINE_SUFFIX).name
     write_bytes(folder / artefact, compiled.engine)
     digest = sha256_file(folder / artefact)
     record = BuildRecord(

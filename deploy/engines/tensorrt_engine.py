@@ -17,6 +17,10 @@ from deploy.engines.tensorrt_target import why_not_here
 _OPS = {"correlation": "Convolution", "deconv": "Deconvolution"}
 """Kinds of layers whose TensorRT names do not say that they are convolutions."""
 
+_FUSION = "runtime_fusion"
+_FUSED = {"Corr": "Convolution", "Deco": "Deconvolution", "Fc": "Gemm"}
+"""Parts of the name of a fusion, such as __myl_CorrMulMax, that say that it computes a layer."""
+
 _PRECISIONS = {
     "int8": "int8", "int4": "int4", "fp8": "fp8", "half": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16",
     "float": "fp32", "fp32": "fp32", "int32": "int32", "int64": "int64", "bool": "bool",
@@ -80,7 +84,7 @@ class TensorRtEngine(Engine):
         return tuple(
             ExecutedNode(
                 name=layer.name,
-                op=_OPS.get(layer.kind, layer.kind),
+                op=_op_of(layer),
                 precision=precision_of(layer),
                 kernel=layer.kind if not layer.tactic or "STUB" in layer.tactic else f"{layer.kind} {layer.tactic}",
                 origins=tuple(name for name in layer.origins if name in nodes),
@@ -95,7 +99,30 @@ class TensorRtEngine(Engine):
 
 
 def precision_of(layer: BuiltLayer) -> str:
-    """What a layer executes in: for a convolution or matrix product the type that its input and weight share."""
-    types = [*layer.inputs[:1], *(layer.constants[:1] if computes_layer(_OPS.get(layer.kind, layer.kind)) else ())]
+    """What a layer executes in: for a convolution or matrix product the type that its input and weight share.
+
+    In a fusion any operand may come first, so that all of them have to share it.
+    """
+    if layer.kind == _FUSION:
+        types = (*layer.inputs, *layer.constants)
+    elif computes_layer(_op_of(layer)):
+        types = (*layer.inputs[:1], *_weight_type(layer))
+    else:
+        types = layer.inputs[:1]
     named = dict.fromkeys(_PRECISIONS.get(name.lower(), name.lower()) for name in types or layer.outputs[:1])
     return "+".join(named)
+
+
+def _op_of(layer: BuiltLayer) -> str:
+    if layer.kind == _FUSION:
+        return next((op for part, op in _FUSED.items() if part in layer.name), layer.kind)
+    return _OPS.get(layer.kind, layer.kind)
+
+
+def _weight_type(layer: BuiltLayer) -> tuple[str, ...]:
+    """The first constant; where weights are dequantised by a kernel of their own, the second input.
+
+    The constants then begin with the factors of the sum, which are fp32 in any precision.
+    """
+    computed = len(layer.inputs) > 1 and layer.constants[:1] == ("Float",)
+    return layer.inputs[1:2] if computed else layer.constants[:1]

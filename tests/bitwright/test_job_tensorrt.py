@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from bitwright.runs.built import build_audited
+from bitwright.runs.reopen import compressed_network, reopened
+from compress.plan import Plan
 from deploy.engines.tensorrt_target import gpu_here
+from search.layer_sensitivity import restricted
 from tests.bitwright.job_helpers import command, compress, read_json, some_photos, tiny_checkpoint
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
@@ -27,6 +32,8 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_built_audited_and_not_run(
     assert report["latency"] is None
     assert report["limits"] == {"max_drop_db": 50.0, "reached": None}
     assert report["runtime"]["name"] == "tensorrt-rtx"
+    assert report["runtime"]["float_precision"] == "fp16"
+    assert (run / "engine" / "model.fp16.onnx").is_file()
     assert report["audit"]["executed"] == report["audit"]["planned"]
     assert report["audit"]["executed"]["int8"] >= 2
     statement = "built for NVIDIA GeForce RTX 4090 and audited, but neither run nor timed: it needs an NVIDIA GPU of"
@@ -47,6 +54,18 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_built_audited_and_not_run(
     needed = "model.engine cannot run here: it needs an NVIDIA GPU of compute capability 8.9 (rtx-4090)"
     for words in (("verify", run), ("measure", run, "--seconds", "0.2")):
         assert needed in command(capsys, *words).refusal(5)
+
+    with reopened(run) as job:
+        model = compressed_network(job)
+        layer = model.plan.quantized_layers[1]
+        with torch.no_grad():
+            job.balanced.get_parameter(f"{layer}.weight").mul_(1e7)
+        planted = restricted(model, model.plan.with_float({layer}, "planted"), job.balanced)
+        assert planted.plan.float_precision == "fp16"
+        built = build_audited(job, planted, tmp_path / "planted")
+    assert built.model.plan.float_precision == Plan.load(tmp_path / "planted" / "plan.json").float_precision == "bf16"
+    assert built.audit.mismatches == ()
+    assert built.audit.executed["bf16"] >= 1
 
 
 def test_what_takes_running_is_refused_before_any_work(

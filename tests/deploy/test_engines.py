@@ -79,7 +79,7 @@ def test_every_layer_is_found_once_in_the_executed_graph(
 
 
 def test_openvino_executes_the_float_precision_that_is_asked_for(float_file: Path, tmp_path: Path) -> None:
-    for asked in FloatPrecision:
+    for asked in Runtime.OPENVINO.float_precisions:
         build_engine(float_file, tmp_path, runtime=Runtime.OPENVINO, profile="any", float_precision=asked)
         nodes = load_engine(tmp_path, threads=1).executed_nodes()
         assert {node.precision for node in nodes if node.op == "Convolution"} == {asked.value}
@@ -104,6 +104,13 @@ def test_openvino_refuses_a_shape_that_the_network_cannot_take(float_file: Path,
     folder = tmp_path / "engine"
     with pytest.raises(UsageError, match=r"OpenVINO cannot load"):
         build_engine(float_file, folder, runtime=Runtime.OPENVINO, profile="any", input_shape=(1, 5, 24, 32))
+    assert not folder.exists()
+
+
+def test_openvino_refuses_fp16(float_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    with pytest.raises(UsageError, match="OpenVINO is not asked for fp16 on CPUs; use fp32 or bf16"):
+        build_engine(float_file, folder, runtime=Runtime.OPENVINO, profile="any", float_precision=FloatPrecision.FP16)
     assert not folder.exists()
 
 

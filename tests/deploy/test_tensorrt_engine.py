@@ -16,7 +16,7 @@ from compress.nm_pattern import Sparsity
 from compress.plan import Placement
 from compress.quantizers import Granularity, QuantFormat
 from deploy.audit import audit
-from deploy.engine import FloatPrecision, Runtime, ShapeRange, SparseTactics
+from deploy.engine import Runtime, ShapeRange, SparseTactics
 from deploy.engines import SPEC_FILE, build_engine, load_engine, read_spec
 from deploy.engines.runtime_packages import runtime_version
 from deploy.engines.tensorrt_engine import TensorRtEngine
@@ -255,11 +255,9 @@ def test_running_without_the_gpu_says_which_one_is_needed(built: Path) -> None:
 
 
 def test_a_target_that_cannot_be_built_for_is_refused(float_file: Path, tmp_path: Path) -> None:
-    def refusal(runtime: Runtime, device: DeviceProfile | None, precision: FloatPrecision = FloatPrecision.FP32) -> str:
+    def refusal(runtime: Runtime, device: DeviceProfile | None) -> str:
         with pytest.raises(UsageError) as caught:
-            build_engine(
-                float_file, tmp_path / "e", runtime=runtime, profile="any", device=device, float_precision=precision
-            )
+            build_engine(float_file, tmp_path / "e", runtime=runtime, profile="any", device=device)
         assert not (tmp_path / "e").exists()
         return str(caught.value)
 
@@ -267,7 +265,6 @@ def test_a_target_that_cannot_be_built_for_is_refused(float_file: Path, tmp_path
     assert "does not compile for SM 9.0 (h100-sxm); it compiles for 75, 80, 86, 89, 120" in hopper
     assert "x86-avx2 is x86_64, expected sm_" in refusal(RTX, load_profile("x86-avx2"))
     assert "give the device profile to build for" in refusal(RTX, None)
-    assert "does not run in bf16" in refusal(RTX, load_profile(DEVICE), FloatPrecision.BF16)
 
 
 @pytest.mark.engine

@@ -1,134 +1,98 @@
-"""The digits recipe of the N:M comparison: data, network and one training, a pure function of its arm."""
+"""The digits recipe of the N:M comparison: 8x8 digits and three hidden layers, for minutes on a CPU."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import count
+from typing import ClassVar
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from compress.nm_pattern import Sparsity
-from compress.sparsity import METHODS, Phases, SparseTraining
-from compress.sparsity.cost import TrainedLayer, equal_flops_steps, training_flops
-from compress.sparsity.diagnostics import DiagnosticsLog, gradient_noise
+from benchmarks.nm_recipe import Figure, Recipe, Schedule
 
 TRAIN, WIDTH, CLASSES, HIDDEN = 1000, 64, 10, 3
-NOISE_EVERY = 60
-"""Steps between measurements of the true gradient noise, in the second half."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One training. `flops`: as many steps as a dense training of `steps` steps pays for; False: `steps` steps."""
+class Shuffled(Dataset[tuple[Tensor, Tensor]]):
+    """Item i is (image [1, 8, 8], its class []), for any i >= 0.
 
-    method: str
-    pattern: str
-    seed: int
-    flops: bool
-    steps: int
-    batch: int = 64
-    rate: float = 2e-3
-    dense_share: float = 0.0
+    Every run of as many items as there are images is a permutation of them, drawn by `seed`.
+    """
 
-    @property
-    def name(self) -> str:
-        """The arm as a file name."""
-        budget = "flops" if self.flops else "steps"
-        return f"{self.pattern.replace(':', 'of')}-{self.method}-{budget}-{self.steps}-{self.seed}"
+    def __init__(self, images: Tensor, labels: Tensor, seed: int) -> None:
+        self.images, self.labels, self.seed = images, labels, seed
+        self._epoch, self._order = -1, torch.arange(0)
 
-    def phases(self, steps: int) -> Phases:
-        """The phases of a training of that many steps: one-shot pruning follows 60 % of dense training."""
-        return Phases(steps, dense=0.6 if self.method == "one_shot" else self.dense_share)
+    def numbers(self, first: int, count: int) -> Tensor:
+        """The images of `count` items from item `first` on, by their numbers."""
+        found: list[Tensor] = []
+        while count:
+            epoch, place = divmod(first, len(self.labels))
+            if epoch != self._epoch:
+                drawn = torch.Generator().manual_seed(1000 * (self.seed + 1) + epoch)
+                self._epoch, self._order = epoch, torch.randperm(len(self.labels), generator=drawn)
+            found.append(self._order[place : place + count])
+            first, count = first + len(found[-1]), count - len(found[-1])
+        return torch.cat(found)
 
-
-def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(train images, train labels, test images, test labels) of 8x8 digits, the same split for each arm."""
-    digits = load_digits()
-    images = torch.tensor(digits.data, dtype=torch.float32) / 16
-    labels = torch.tensor(digits.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    images, labels = images[order], labels[order]
-    return images[:TRAIN], labels[:TRAIN], images[TRAIN:], labels[TRAIN:]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        chosen = self.numbers(index, 1)[0]
+        return self.images[chosen], self.labels[chosen]
 
 
-def network() -> nn.Sequential:
-    """Three hidden layers with LayerNorm and GELU."""
-    parts: list[nn.Module] = []
-    for _ in range(HIDDEN):
-        parts += [nn.Linear(64, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()]
-    return nn.Sequential(*parts, nn.Linear(WIDTH, CLASSES))
+class Digits(Recipe):
+    """A multilayer perceptron on 8x8 digits, its three hidden layers pruned."""
 
+    name: ClassVar[str] = "digits"
+    title: ClassVar[str] = "8x8 digits, 64-64-64 perceptron"
+    figures: ClassVar[tuple[Figure, ...]] = (Figure("accuracy", "accuracy %"), Figure("nll", "NLL", 3))
+    patterns: ClassVar[tuple[str, ...]] = ("2:4", "1:8", "1:16", "1:32")
+    schedule = Schedule(steps=1200, batch=64, rate=2e-3)
 
-def accounts(pattern: Sparsity) -> list[TrainedLayer]:
-    """The layers as the cost model sees them."""
-    return [TrainedLayer(64 * WIDTH, pattern, 64)] * HIDDEN + [TrainedLayer(WIDTH * CLASSES)]
+    def network(self) -> nn.Module:
+        """Three hidden layers with LayerNorm and GELU."""
+        parts: list[nn.Module] = [nn.Flatten()]
+        for _ in range(HIDDEN):
+            parts += [nn.Linear(64, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()]
+        return nn.Sequential(*parts, nn.Linear(WIDTH, CLASSES))
 
+    def example(self) -> Tensor:
+        """A digit, [1, 1, 8, 8]."""
+        return self.data[0][:1]
 
-def train(arm: Arm) -> dict[str, Any]:
-    """Train one arm and test it with hard masks; the same arm gives the same result."""
-    pattern, method = Sparsity.parse(arm.pattern), METHODS[arm.method]
-    layers = accounts(pattern)
-    steps = equal_flops_steps(method, arm.phases(arm.steps), layers) if arm.flops else arm.steps
-    phases = arm.phases(steps)
-    images, labels, test_images, test_labels = data()
-    torch.manual_seed(arm.seed)
-    model = network()
-    training = SparseTraining(model, {str(3 * i): pattern for i in range(HIDDEN)}, method, phases)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=arm.rate)
-    log, ratios = DiagnosticsLog(training), []
-    order = torch.Generator().manual_seed(arm.seed + 1000)
-    for step in range(steps):
-        chosen = torch.randint(0, TRAIN, (arm.batch,), generator=order)
-        for group in optimizer.param_groups:
-            group["lr"] = arm.rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        training.begin(step)
-        if step >= steps // 2 and step % NOISE_EVERY == 0:
-            ratios.append(_noise(model, training, images[chosen], labels[chosen]))
-        optimizer.zero_grad()
-        torch.autograd.backward(nn.functional.cross_entropy(model(images[chosen]), labels[chosen]))
-        training.after_backward()
-        log.watch(step)
-        optimizer.step()
-        log.record(step, optimizer)
-        training.after_step(optimizer)
-    masks = training.finish()
-    with torch.no_grad():
-        logits = model(test_images)
-    late = [values for step, _, values in log.rows if step >= steps // 2]
-    flops = training_flops(method, phases, layers, arm.batch)
-    return {
-        "method": arm.method,
-        "pattern": arm.pattern,
-        "seed": arm.seed,
-        "budget": "flops" if arm.flops else "steps",
-        "steps": steps,
-        "accuracy": float((logits.argmax(1) == test_labels).double().mean()),
-        "nll": float(nn.functional.cross_entropy(logits, test_labels)),
-        "kept": _mean([float(mask.double().mean()) for mask in masks.values()]),
-        "g_var": _mean([values.g_var for values in late]),
-        "v_var": _mean([values.v_var for values in late]),
-        "update_pruned": _mean([values.update_pruned for values in late]),
-        "reentry_rate": _mean([values.reentry_rate for values in late]),
-        "nsr": _mean(ratios),
-        "flops_algorithmic": flops.algorithmic,
-        "flops_realisable": flops.realisable,
-    }
+    @cached_property
+    def data(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(train images, train labels, test images, test labels), the same split for each arm."""
+        digits = load_digits()
+        images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+        labels = torch.tensor(digits.target)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        images, labels = images[order], labels[order]
+        return images[:TRAIN], labels[:TRAIN], images[TRAIN:], labels[TRAIN:]
 
+    def pairs(self, seed: int) -> Shuffled:
+        """The training images."""
+        return Shuffled(self.data[0], self.data[1], seed)
 
-def _noise(model: nn.Module, training: SparseTraining, images: Tensor, labels: Tensor) -> float:
-    """Noise over signal of the kept weights' gradient, from two half-batches, mean over layers."""
-    halves = []
-    for part in (slice(0, len(images) // 2), slice(len(images) // 2, None)):
-        model.zero_grad()
-        torch.autograd.backward(nn.functional.cross_entropy(model(images[part]), labels[part]))
-        halves.append({n: x.master.grad.clone() for n, x in training.layers.items() if x.master.grad is not None})
-    pairs = [gradient_noise(halves[0][n], halves[1][n], x.mask)[0] for n, x in training.layers.items()]
-    noise, signal = sum(p.noise for p in pairs), sum(p.signal for p in pairs)
-    return noise / max(signal, 1e-30)
+    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches as from the items one by one, which would take a quarter of the time of a step."""
+        pairs, size = self.pairs(seed), self.schedule.batch
+        for step in count():
+            chosen = pairs.numbers(step * size, size)
+            yield pairs.images[chosen].to(self.device), pairs.labels[chosen].to(self.device)
 
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return nn.functional.cross_entropy(output, target)
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy in percent and cross-entropy on the test images."""
+        _, _, images, labels = self.data
+        with torch.no_grad():
+            logits = self.predict(model)(images)
+        accuracy = 100 * float((logits.argmax(1) == labels).double().mean())
+        return {"accuracy": accuracy, "nll": float(nn.functional.cross_entropy(logits, labels))}

@@ -120,11 +120,12 @@ def _rms(squares: Tensor) -> float:
 class DiagnosticsLog:
     """Averages of the figures over about `horizon` steps, taken every `every` steps, by layer.
 
-    In each step: `watch(step)` behind the backward pass, `optimizer.step()`, `record(step, optimizer)`.
+    In each step: `watch(step)` behind the backward pass, `optimizer.step()`, `record(step, optimizer)`. `dense`: take
+    them where a layer has no mask as well, all of its weights kept, for a dense training that others are compared with.
     """
 
-    def __init__(self, training: SparseTraining, every: int = 10, horizon: int = 100) -> None:
-        self.training, self.horizon = training, horizon
+    def __init__(self, training: SparseTraining, every: int = 10, horizon: int = 100, *, dense: bool = False) -> None:
+        self.training, self.horizon, self.dense = training, horizon, dense
         self.sample(every)
         self.rows: list[Row] = []
         self.first: dict[str, Tensor] = {}
@@ -138,7 +139,7 @@ class DiagnosticsLog:
     def watch(self, step: int) -> None:
         """Remember the first masks, and where figures are due the weights ahead of the optimiser's step."""
         for name, layer in self.training.layers.items():
-            if layer.sparse.action.pattern is None:
+            if layer.sparse.action.pattern is None and not self.dense:
                 continue
             self.first.setdefault(name, layer.mask.clone())
             if step % self.every == 0:

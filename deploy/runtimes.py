@@ -13,6 +13,7 @@ class Runtime(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     LITERT = "litert"
+    TORCH = "torch"
     TENSORRT_RTX = "tensorrt-rtx"
     TENSORRT = "tensorrt"
     QONNX = "qonnx"

@@ -13,6 +13,7 @@ PACKAGES: dict[RuntimeEngine, tuple[str, ...]] = {
     RuntimeEngine.TENSORRT: ("tensorrt",),
     RuntimeEngine.TENSORRT_RTX: ("tensorrt-rtx",),
     RuntimeEngine.LITERT: ("ai-edge-litert",),
+    RuntimeEngine.TORCH: ("torch",),
     RuntimeEngine.EXECUTORCH: ("executorch",),
     RuntimeEngine.NCNN: ("ncnn",),
     RuntimeEngine.QNN: ("onnxruntime-qnn",),

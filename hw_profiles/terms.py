@@ -85,6 +85,7 @@ class RuntimeEngine(StrEnum):
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
     LITERT = "litert"
+    TORCH = "torch"
     EXECUTORCH = "executorch"
     NCNN = "ncnn"
     QNN = "qnn"

@@ -18,6 +18,7 @@ from deploy.engines.openvino_engine import OpenVinoEngine
 from deploy.engines.qonnx_engine import QonnxEngine
 from deploy.engines.runtime_packages import runtime_version
 from deploy.engines.tensorrt_engine import TensorRtEngine
+from deploy.engines.torch_engine import TorchEngine
 from deploy.onnx_repair import repair
 from hw_profiles import DeviceProfile
 from workloads.super_resolution.format import SRFormat
@@ -26,6 +27,7 @@ ENGINES: dict[Runtime, type[Engine]] = {
     Runtime.ONNXRUNTIME: OnnxRuntimeEngine,
     Runtime.OPENVINO: OpenVinoEngine,
     Runtime.LITERT: LiteRtEngine,
+    Runtime.TORCH: TorchEngine,
     Runtime.TENSORRT_RTX: TensorRtEngine,
     Runtime.TENSORRT: TensorRtEngine,
     Runtime.QONNX: QonnxEngine,
@@ -55,7 +57,8 @@ def build_engine(
     where float and integer operators alternate; LiteRT's artefact is for one shape, and others are compiled for when
     they come; ONNX Runtime takes no notice of it. `super_resolution`: stamped on
     the engine of a network that enlarges pictures, so that pictures can be given to it without its checkpoint.
-    The TensorRTs compile for the architecture of `device` and the inputs in `shapes`.
+    The TensorRTs compile for the architecture of `device` and the inputs in `shapes`; torch compiles for the processor
+    of this machine, or for its GPU where `device` is one.
     """
     source = _repaired(onnx_path)
     if source != onnx_path.read_bytes():
@@ -79,6 +82,20 @@ def build_engine(
             float_precision=float_precision,
             input_shape=input_shape,
             super_resolution=super_resolution,
+        )
+        write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
+        return spec
+    if runtime is Runtime.TORCH:
+        from deploy.engines import torch_compile
+
+        spec = torch_compile.compile_engine(
+            onnx_path,
+            folder,
+            profile=profile,
+            float_precision=float_precision,
+            input_shape=input_shape,
+            super_resolution=super_resolution,
+            device=device,
         )
         write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
         return spec

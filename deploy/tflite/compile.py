@@ -16,11 +16,12 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bitwright.foundation.errors import UsageError
+from deploy.onnx_attributes import attributes, number, numbers
 from deploy.onnx_layers import node_key
 from deploy.tflite import elementwise, layers, movement, windows
 from deploy.tflite.lowering import JOIN, Lowering
 from deploy.tflite.shuffles import reorder_shuffles
-from deploy.tflite.values import Integers, Value, attributes, number, numbers, unsupported
+from deploy.tflite.values import Integers, Value, unsupported
 
 INPUT, OUTPUT = "input", "output"
 Lower = Callable[[Lowering, onnx.NodeProto], None]

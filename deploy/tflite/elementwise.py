@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from deploy.onnx_attributes import number
 from deploy.onnx_layers import node_key
 from deploy.tflite.lowering import Lowering
-from deploy.tflite.values import NHWC, number, unsupported
+from deploy.tflite.values import NHWC, unsupported
 
 UNARY = {
     "LeakyRelu": ("LEAKY_RELU", "LeakyReluOptions"), "Sigmoid": ("LOGISTIC", None), "Tanh": ("TANH", None),

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from deploy.onnx_attributes import number, numbers, text
 from deploy.onnx_layers import node_key
 from deploy.tflite.flatbuffer import Scales
 from deploy.tflite.lowering import JOIN, Goal, Lowering
 from deploy.tflite.padding import Windows, padded
-from deploy.tflite.values import Quant, Value, number, numbers, text, unsupported
+from deploy.tflite.values import Quant, Value, unsupported
 
 _LARGEST_BIAS = 2**31 - 1
 _STEPS = 256

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from deploy.onnx_attributes import number, numbers, text
 from deploy.onnx_layers import node_key
 from deploy.tflite.lowering import JOIN, Lowering
-from deploy.tflite.values import NHWC, Value, number, numbers, text, unsupported
+from deploy.tflite.values import NHWC, Value, unsupported
 
 _MOST_INPUTS = 4
 """That XNNPACK joins at once; more are joined in turns."""

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from deploy.onnx_attributes import numbers, text
 from deploy.onnx_layers import node_key
 from deploy.tflite.flatbuffer import Scales
 from deploy.tflite.lowering import JOIN, Lowering
-from deploy.tflite.values import INT8_MIN, Quant, numbers, text, unsupported
+from deploy.tflite.values import INT8_MIN, Quant, unsupported
 
 
 class Windows(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from deploy.tflite.values import number, text
+from deploy.onnx_attributes import number, text
 
 _TRANSPARENT = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "Relu", "LeakyRelu", "Clip", "Tanh", "Sigmoid", "Identity"}

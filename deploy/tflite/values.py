@@ -93,28 +93,6 @@ def reordered(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]
     return tuple(shape[index] for index in order)
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
-    """The attributes of a node as Python values, text decoded."""
-    found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
-
-
-def numbers(node: onnx.NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """An attribute that is a list of integers."""
-    found = attributes(node).get(name)
-    return default if found is None else tuple(int(value) for value in found)  # type: ignore[attr-defined]
-
-
-def number(node: onnx.NodeProto, name: str, default: float) -> float:
-    """An attribute that is a number."""
-    return float(attributes(node).get(name, default))  # type: ignore[arg-type]
-
-
-def text(node: onnx.NodeProto, name: str, default: str) -> str:
-    """An attribute that is text."""
-    return str(attributes(node).get(name, default))
-
-
 def unsupported(node: onnx.NodeProto, why: str) -> UsageError:
     """The error for a node that has no counterpart: names it and its operator."""
     return UsageError(

@@ -6,10 +6,11 @@ import math
 
 import onnx
 
+from deploy.onnx_attributes import attributes, number, numbers, text
 from deploy.onnx_layers import node_key
 from deploy.tflite.lowering import JOIN, Lowering
 from deploy.tflite.padding import Padded, Windows, padded
-from deploy.tflite.values import Quant, Value, attributes, number, numbers, text, unsupported
+from deploy.tflite.values import Quant, Value, unsupported
 
 _BILINEAR = {
     "half_pixel": {"halfPixelCenters": True}, "pytorch_half_pixel": {"halfPixelCenters": True},

@@ -21,7 +21,7 @@ from deploy.remote.manifest import Manifest
 from deploy.remote.sample_log import SAMPLES
 from tests.deploy.bundle_helpers import SEED, SHAPE, Bundle, make_bundle, start
 from tests.deploy.far_machine import HOSTILE, await_rounds, bare_python, clean_environment, kill, runners
-from tests.deploy.runtimes import TIMED_ON_CPU
+from tests.deploy.runtimes import IN_BUNDLES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +70,7 @@ def test_the_runner_s_modules_import_nothing_but_each_other_python_and_numpy() -
     assert reached | {"deploy.remote.runner"} == set(RUNNER_MODULES)
 
 
-@pytest.mark.parametrize("runtime", TIMED_ON_CPU)
+@pytest.mark.parametrize("runtime", IN_BUNDLES)
 def test_a_bundle_measures_with_numpy_and_the_runtime_alone(
     runtime: Runtime, python: Path, quantized_file: Path, float_file: Path, tmp_path: Path
 ) -> None:

@@ -101,12 +101,13 @@ def test_a_gpu_of_a_similar_name_is_another_gpu() -> None:
 
 def test_match_tells_native_from_emulated_for_each_runtime() -> None:
     best = match_host(host("zen4", "x86_64"), installed={"openvino": "2024.1.0", "onnxruntime": "1.32.0"})[0]
-    openvino, ort, litert = best.runtimes
+    openvino, ort, litert, torch = best.runtimes
     assert (openvino.engine, openvino.version, openvino.in_range) == ("openvino", "2024.1.0", False)
     assert openvino.native == ("w8a8", "bf16", "fp32")
     assert (ort.in_range, ort.native) == (True, ("w8a8", "fp32"))
     assert "w4a8" in ort.emulated
     assert (litert.engine, litert.version, litert.native) == ("litert", None, ("w8a8", "fp32"))
+    assert (torch.engine, torch.native) == ("torch", ("w8a8", "bf16", "fp32"))
     assert [runtime.engine for runtime in best.usable] == ["onnxruntime"]
     assert "avx512_vnni" in best.reasons[0]
 

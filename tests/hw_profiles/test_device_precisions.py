@@ -39,7 +39,7 @@ def test_bf16_is_openvino_only_and_only_where_the_cpu_has_it() -> None:
     assert rule.executes_as is DType.BF16
     assert profile.resolve("conv", 16, 16, "onnxruntime") is None
     assert load_profile("x86-avx512-vnni").resolve("conv", 16, 16) is None
-    assert [entry.engine for entry in profile.runtimes] == ["openvino", "onnxruntime", "litert"]
+    assert [entry.engine for entry in profile.runtimes] == ["openvino", "onnxruntime", "litert", "torch"]
     assert profile.resolve("conv", 16, 16, "litert") is None
 
 

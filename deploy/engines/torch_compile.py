@@ -1,0 +1,58 @@
+"""Making a torch engine: the exported ONNX file compiled to an AOTInductor package, and the stamp of both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.files import atomic_path, sha256_file
+from deploy.engine import EngineSpec, FloatPrecision, Runtime
+from deploy.engines.runtime_packages import runtime_version
+from deploy.torch_aot.compile import compile_file
+from hw_profiles import DeviceProfile
+from workloads.super_resolution.format import SRFormat
+
+SUFFIX = ".pt2"
+
+
+def compile_engine(
+    onnx_path: Path,
+    folder: Path,
+    *,
+    profile: str,
+    float_precision: FloatPrecision = FloatPrecision.FP32,
+    input_shape: tuple[int, int, int, int] | None = None,
+    super_resolution: SRFormat | None = None,
+    device: DeviceProfile | None = None,
+) -> EngineSpec:
+    """Compile the file for this machine's processor, or for its GPU where `device` is one, and write both files.
+
+    One package runs inputs of every size; `input_shape` is only stamped.
+    """
+    target = target_of(device)
+    artefact = onnx_path.with_suffix(SUFFIX).name
+    compile_file(onnx_path, folder / artefact, device=target, float_precision=float_precision)
+    if onnx_path.resolve().parent != folder.resolve():
+        with atomic_path(folder / onnx_path.name) as temporary:
+            shutil.copyfile(onnx_path, temporary)
+    return EngineSpec(
+        runtime=Runtime.TORCH,
+        artefact=artefact,
+        float_precision=float_precision,
+        runtime_version=runtime_version(Runtime.TORCH),
+        artefact_sha256=sha256_file(folder / artefact),
+        profile=profile,
+        input_shape=input_shape,
+        super_resolution=super_resolution,
+        source=onnx_path.name,
+    )
+
+
+def target_of(device: DeviceProfile | None) -> str:
+    """What torch calls the device of a profile: "cpu", or "cuda" for an NVIDIA GPU."""
+    if device is None or device.kind == "cpu":
+        return "cpu"
+    if device.kind == "gpu" and str(device.arch.isa).startswith("sm_"):
+        return "cuda"
+    raise UsageError(f"torch compiles for processors and NVIDIA GPUs, and {device.id} is neither")

@@ -1,0 +1,70 @@
+"""torch: an AOTInductor package of native code, compiled from the exported ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitwright.foundation.errors import UsageError
+from deploy.engine import Engine, EngineSpec, ExecutedNode
+from deploy.engines.torch_nodes import executed_nodes
+from deploy.torch_aot.package import MODEL, Package
+
+
+class TorchEngine(Engine):
+    """A package, loaded when it first runs; before that it is only read. One package runs inputs of every size.
+
+    Its code is native: `load_engine` has checked that the file is the one that the stamp was written for.
+    """
+
+    def __init__(self, spec: EngineSpec, folder: Path, threads: int) -> None:
+        super().__init__(spec, folder, threads)
+        self._package = Package.read(folder / spec.artefact)
+        self._loaded: Any = None
+
+    def why_not_here(self) -> str | None:
+        """A processor that lacks instructions that the code was compiled for, or no GPU."""
+        return self._package.why_not_here()
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape.
+
+        torch's number of threads is one for the whole process; it is set for this run and set back.
+        """
+        import torch
+
+        described = self._package.described
+        if x.dtype != np.float32 or not described.takes(x.shape):
+            raise UsageError(f"torch cannot run {x.dtype} {list(x.shape)}: the network takes {described.words}")
+        loaded, before = self._ready(), torch.get_num_threads()
+        try:
+            if before != self.threads:
+                torch.set_num_threads(self.threads)
+            given = torch.from_numpy(np.ascontiguousarray(x)).to(described.device)
+            result: np.ndarray = loaded.run([given])[0].cpu().numpy()
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            raise UsageError(f"torch cannot run {x.dtype} {list(x.shape)}: {first}") from error
+        finally:
+            if before != self.threads:
+                torch.set_num_threads(before)
+        return result
+
+    def executed_nodes(self) -> tuple[ExecutedNode, ...]:
+        """The calls of kernels in the source that the package's code was compiled from."""
+        return executed_nodes(self._package.source, self._package.described.layers)
+
+    def _ready(self) -> Any:
+        if self._loaded is None:
+            import torch
+
+            self.require_here()
+            path = self.folder / self.spec.artefact
+            try:
+                self._loaded = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL, False, 1, -1)
+            except RuntimeError as error:
+                first = str(error).strip().splitlines()[0]
+                raise UsageError(f"torch cannot load {path}: {first}; rebuild the engine") from error
+        return self._loaded

@@ -1,0 +1,134 @@
+"""Compiling an exported ONNX file to an AOTInductor package: native code for this machine, for inputs of any size.
+
+Scales, zero points and integers are those of the file; nothing is calibrated. A layer whose input and weight are
+quantised becomes a kernel of oneDNN on integers, because Inductor knows the Q/DQ pairs around it; freezing packs its
+weight at compile time. The package holds the generated source beside the code, and from it the audit reads what runs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import copy
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch._inductor.config
+import torch._inductor.exc
+from torch import Tensor
+
+from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
+from bitwright.foundation.files import write_bytes
+from deploy.runtimes import FloatPrecision
+from deploy.torch_aot.network import OnnxNetwork
+from deploy.torch_aot.package import DESCRIPTION, Description, capabilities
+from deploy.torch_aot.proof import require_equal
+
+_USUAL = 64
+"""Height and width of the example that is traced; any size from 1 on runs."""
+
+
+def compile_file(path: Path, package: Path, *, device: str = "cpu", float_precision: FloatPrecision) -> None:
+    """Write the package of the network in an ONNX file. `device`: "cpu", or "cuda" for the GPU of this machine.
+
+    UsageError names the node that has no counterpart, or tells that torch compiles the network to wrong code;
+    MissingPackageError says which compiler to install; DeviceError where there is no such GPU.
+    """
+    require_device(device)
+    require_compiler()
+    network = OnnxNetwork(path, float_precision).eval()
+    if device != "cpu" and network.quantized:
+        raise UsageError(
+            f"torch has no integer convolutions on GPUs, and {path.name} plans {len(network.quantized)} layers on "
+            "integers; choose a float plan or another --runtime"
+        )
+    dynamic = torch.export.Dim.DYNAMIC
+    batch, channels, height, width = network.given
+    example = torch.rand(batch or 2, channels, height or _USUAL, width or _USUAL)
+    described = Description(
+        layers=network.layers,
+        shape=network.given,
+        smallest=_smallest(network, example),
+        device=device,
+        capabilities=capabilities(),
+    )
+    sizes = {i: dynamic for i, size in ((0, batch), (2, height), (3, width)) if size is None}
+    options = {
+        "freezing": True,
+        # By its constants, the small ones too, the audit finds each layer in the generated source.
+        "always_keep_tensor_constants": True,
+        "cpp.dynamic_threads": True,
+        "aot_inductor.metadata": {DESCRIPTION: described.model_dump_json()},
+    }
+    with torch.no_grad(), _quiet(), torch._inductor.config.patch(options):
+        try:
+            program = torch.export.export(network.to(device), (example.to(device),), dynamic_shapes=(sizes,))
+            with tempfile.TemporaryDirectory() as folder:
+                built = Path(folder) / "network.pt2"
+                torch._inductor.aoti_compile_and_package(program, package_path=str(built))
+                require_equal(network, example.to(device) * network.largest, built, float_precision)
+                content = built.read_bytes()
+        except UsageError:
+            raise
+        except (RuntimeError, ValueError, TypeError, torch._inductor.exc.InductorError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UsageError(f"torch cannot compile {path.name}: {first}") from error
+    write_bytes(package, content)
+
+
+def require_device(device: str) -> None:
+    """DeviceError where a GPU is asked for and there is none: AOTInductor compiles for the GPU that it finds."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "torch compiles for the GPU of the machine that it runs on, and finds no CUDA GPU here (torch "
+            f"{torch.__version__}); build there, with a torch that has CUDA"
+        )
+
+
+def require_compiler() -> None:
+    """MissingPackageError where there is no C++ compiler."""
+    wanted = torch._inductor.config.cpp.cxx
+    names = [os.environ.get("CXX", ""), *(wanted if isinstance(wanted, (tuple, list)) else [wanted])]
+    if not any(name and shutil.which(name) for name in names):
+        raise MissingPackageError(
+            "the torch runtime compiles C++ code and finds no compiler; install g++ (apt-get install g++, "
+            "dnf install gcc-c++) or name one in the environment variable CXX"
+        )
+
+
+def _smallest(network: OnnxNetwork, example: Tensor) -> tuple[int, int]:
+    """The least height and the least width that all windows of the network fit in, found without computing values."""
+    bare = copy.deepcopy(network).to("meta")
+
+    def runs(height: int, width: int) -> bool:
+        try:
+            with torch.no_grad():
+                bare(torch.empty(2, example.shape[1], height, width, device="meta"))
+        except (RuntimeError, IndexError, ValueError):
+            return False
+        return True
+
+    high, wide = example.shape[2:]
+    rows = bisect.bisect_left(range(1, high), True, key=lambda size: runs(size, wide)) + 1
+    columns = bisect.bisect_left(range(1, wide), True, key=lambda size: runs(high, size)) + 1
+    return rows, columns
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch says of its own operators."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -33,7 +33,8 @@ class Runtime(StrEnum):
         """What the float part of its engines can execute in, the one to prefer first; every runtime has fp32."""
         if self.compiles:
             return FloatPrecision.FP16, FloatPrecision.BF16, FloatPrecision.FP32
-        return (FloatPrecision.BF16, FloatPrecision.FP32) if self is Runtime.OPENVINO else (FloatPrecision.FP32,)
+        wide = (FloatPrecision.FP32,)
+        return (FloatPrecision.BF16, *wide) if self in {Runtime.OPENVINO, Runtime.TORCH} else wide
 
     @property
     def tells_node_times(self) -> bool:

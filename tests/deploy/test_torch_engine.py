@@ -216,15 +216,18 @@ def test_kernels_whose_constants_were_renamed_are_layers_only_if_all_have_one_pr
     assert executed("frozen1", "layer0_bias") == [((), "bf16"), (("head",), "fp32")]
 
 
-@pytest.mark.parametrize("name", ["espcn_x2", "fsrcnn_x4"])
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [("espcn_x2", Placement.EVERYTHING), ("fsrcnn_x4", Placement.EVERYTHING), ("rfdn_x4", Placement.INPUTS)],
+)
 def test_trained_networks_on_integers_are_within_two_hundredths_of_a_decibel(
-    name: str, data: Path, quantize, tmp_path: Path
+    name: str, placement: Placement, data: Path, quantize, tmp_path: Path
 ) -> None:
     loaded = load_checkpoint(data / "checkpoints" / f"{name}.pth")
     samples = loaded.workload.samples(data / "sr/test/Set5")[1:4]
     crops = loaded.workload.calibration(data / "sr" / "train", 8, 48)
     transposed = ("last_part",) if name == "fsrcnn_x4" else ()
-    model = quantize(loaded.module, Placement.EVERYTHING, crops=crops, float_layers=transposed)
+    model = quantize(loaded.module, placement, crops=crops, float_layers=transposed)
     path = tmp_path / "model.onnx"
     export_quantized(model, crops[:1], path)
     engine = built(path, tmp_path)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from torch import fx
-
 from bitwright.foundation.progress import note
-from bitwright.runs.job import NARROWED, Job
+from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.recovery.recover import Recovered, recover
 from compress.recovery.scores import logit_agreement
@@ -17,8 +15,6 @@ from workloads.classification.task import Classification
 
 RECOVERED = "work/recovered.safetensors"
 FOLDER = "work/recovery"
-NEAR = 0.005
-"""dB below the network as it was given at which a narrower one still teaches itself."""
 
 
 def settings_of(job: Job) -> RecoverySettings | None:
@@ -39,28 +35,13 @@ def settings_for(job: Job, steps: int | None, minutes: float | None) -> Recovery
             (layer.weight.bits for layer in job.first_plan().layers.values() if layer.weight is not None), default=8
         )
         return RecoverySettings.for_classifier(bits, steps=steps, minutes=minutes, seed=request.seed)
+    # Inner tensors of a narrower network have no counterpart.
     # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of
     # 0.03 gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
     return RecoverySettings(
         steps=steps, minutes=minutes, batch=8, scale_rate=1e-3, zero_rate=0.02, bias_rate=0.02, ema=0.98,
-        feature_weight=0.01 if _has_counterparts(job) else 0.0, channels_last=True, seed=request.seed,
+        feature_weight=0.0 if job.narrower else 0.01, channels_last=True, seed=request.seed,
     )  # fmt: skip
-
-
-def teacher_of(job: Job) -> fx.GraphModule:
-    """The float network that is learned from: the dense, balanced one; of a narrower one that lost much, the given."""
-    return job.teacher if _has_counterparts(job) else job.given
-
-
-def _has_counterparts(job: Job) -> bool:
-    """Whether inner tensors of the teacher have the channels of the student's.
-
-    A narrower network is its own teacher where it lost next to nothing by that; else the network as it was given
-    teaches its output alone.
-    """
-    if not job.narrower:
-        return True
-    return job.run.values(NARROWED)["drop"] <= NEAR and not isinstance(job.loaded.workload, Classification)
 
 
 def train(job: Job) -> Recovered:
@@ -68,7 +49,7 @@ def train(job: Job) -> Recovered:
     model = CompressedModel.load(job.run.path / str(job.run.values("reconstructed")["model"]), job.graph)
     settings, workload = settings_of(job), job.loaded.workload
     assert settings is not None
-    teacher = teacher_of(job)
+    teacher = job.given if job.narrower else job.teacher
     classifies = isinstance(workload, Classification)
     return recover(
         model,

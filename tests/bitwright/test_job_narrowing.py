@@ -9,12 +9,10 @@ import pytest
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.folder import RunFolder
-from bitwright.runs.job import BALANCED, KEPT, NARROW, NARROWED, Job
+from bitwright.runs.job import NARROWED, Job
 from bitwright.runs.narrowing import narrowed
-from bitwright.runs.recovery import NEAR, settings_of, teacher_of
 from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import float_baseline
-from compress.graph import save_graph
 from tests.bitwright.job_helpers import compress, read_json, some_photos, tiny_checkpoint, tiny_request
 
 
@@ -58,19 +56,3 @@ def test_widths_that_fit_stay_as_they_are(data: Path, tmp_path: Path) -> None:
         assert run.values(NARROWED)["widths"] == {}
     with pytest.raises(UsageError, match="give one of them"):
         CompressRequest.model_validate({**given.model_dump(), "sparsity": "2:4"})
-
-
-@pytest.mark.parametrize("lost", [False, True])
-def test_a_narrower_network_teaches_itself_unless_it_lost_too_much(data: Path, tmp_path: Path, lost: bool) -> None:
-    given = tiny_request(data, tmp_path, width=17, narrow=50.0, recover=2)
-    with RunFolder.open(given) as run:
-        job = Job.open(given, run)
-        float_baseline(job)
-        narrowed(job)
-        save_graph(job.graph, run.path / BALANCED)
-        values = {**run.values(NARROWED), "drop": 2 * NEAR if lost else 0.5 * NEAR}
-        run.finish_stage(NARROWED, [NARROW, KEPT], values)
-        settings = settings_of(job)
-        assert settings is not None
-        assert (settings.feature_weight > 0) is not lost
-        assert teacher_of(job) is (job.given if lost else job.balanced)

@@ -33,7 +33,7 @@ def test_torch_and_engine_agree_on_set5(
 def hopeful(tmp_path: Path) -> Path:
     """A profile that promises integer kernels for every transposed convolution, which there are not."""
     text = (CATALOGUE / f"{DEVICE}.yaml").read_text()
-    assert text.count("float_ops: [convtranspose, ") == 2
+    assert "float_ops: [convtranspose, " in text
     path = tmp_path / "hopeful.yaml"
     changed = text.replace("float_ops: [convtranspose, ", "float_ops: [").replace(f"id: {DEVICE}", "id: hopeful")
     path.write_text(changed)

@@ -31,9 +31,12 @@ from deploy.torch_aot.package import Package
 from deploy.torch_aot.proof import require_equal
 from deploy.verify import verify
 from hw_profiles import load_profile
+from tests.deploy.runtimes import NO_COMPILER
 from workloads.loading import load_checkpoint
 
 TORCH = Runtime.TORCH
+
+pytestmark = pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
 
 
 def built(path: Path, folder: Path, precision: FloatPrecision = FloatPrecision.FP32, threads: int = 1) -> TorchEngine:

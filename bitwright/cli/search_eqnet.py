@@ -28,7 +28,10 @@ def eqnet(
     trials: Annotated[int, typer.Option(help="Trials of the multi-objective search.")] = 300,
     generations: Annotated[int, typer.Option(help="Generations of the genetic search.")] = 500,
     budget: Annotated[
-        str | None, typer.Option(metavar="COST", help="Largest cost on each device, ms, or BitOps (4.6G).")
+        float | None, typer.Option(metavar="MS", help="Largest latency, on devices whose profile predicts one.")
+    ] = None,
+    budget_bitops: Annotated[
+        str | None, typer.Option(metavar="4.6G", help="Largest BitOps, on devices whose profile predicts no latency.")
     ] = None,
     measure_seconds: Annotated[float, typer.Option(help="Timed seconds of an engine that runs here, at least.")] = 3.0,
     emulated: Annotated[
@@ -68,7 +71,8 @@ def eqnet(
             "samples": samples,
             "trials": trials,
             "generations": generations,
-            "budget": None if budget is None else quantity(budget),
+            "budget": budget,
+            "budget_bitops": None if budget_bitops is None else quantity(budget_bitops),
             "measure_seconds": measure_seconds,
             "emulated": emulated,
             "calibration_count": calibration_count,

@@ -105,11 +105,15 @@ def _deployed(
 ) -> tuple[DeviceFound, Deployed]:
     """The search and what came of it; searched again with corrected costs while the engine is not as predicted."""
     request, space, device = trained.network.request, trained.subnets.supernet.space, choice.profile.id
+    predicts = cost.unit == MILLISECONDS
+    budget, other = (request.budget, request.budget_bitops)[:: 1 if predicts else -1]
+    if budget is None and other is not None:
+        wanted = "--budget" if predicts else "--budget-bitops"
+        note(f"{device}: its cost is in {cost.unit} and no budget is given in it ({wanted}); searched without one")
     settings = DeviceSearchSettings(
-        budget=request.budget, trials=request.trials, seed=request.seed,
+        budget=budget, trials=request.trials, seed=request.seed,
         genetic=GeneticSettings(generations=request.generations, seed=request.seed),
     )  # fmt: skip
-    budget = request.budget if cost.unit == MILLISECONDS else None
     for attempt in range(1, ATTEMPTS + 1):
         if folder.exists():
             shutil.rmtree(folder)
@@ -119,7 +123,7 @@ def _deployed(
             folder.parent / f"{device}-{attempt}.study",
         )  # fmt: skip
         deployed = deploy(trained.network, choice, _integers(trained, choice, found), folder)
-        if budget is None or deployed.timed is None:
+        if budget is None or deployed.timed is None or not predicts:
             return found, deployed
         measured = EngineLatency.of(deployed.timed).median_ms
         kept, near = measured <= budget * (1 + TOLERANCE), abs(measured / found.cost - 1) <= TOLERANCE

@@ -67,7 +67,7 @@ def deploy(network: Network, choice: DeviceChoice, model: CompressedModel, folde
             "runtime": choice.runtime, "model": request.model, "scale": request.scale, "seed": request.seed,
         }
     )  # fmt: skip
-    with RunFolder.open(asked, resume=True) as run:
+    with RunFolder.open(asked) as run:
         save_graph(model.graph, run.path / BALANCED)
         job = Job(
             asked, run, network.loaded, choice.profile, runtime, network.original, model.graph, model.graph,

@@ -37,8 +37,11 @@ class EqnetRequest(BaseModel):
     generations: Annotated[int, Field(ge=1)] = Field(default=500, description="Generations of the genetic search.")
     budget: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="Largest cost on each device, ms (BitOps where its profile has no figures); kept by the measured "
-        "latency too where the engine runs here.",
+        description="Largest latency in ms on each device whose profile predicts one; kept by the measured latency too "
+        "where the engine runs here.",
+    )
+    budget_bitops: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Largest BitOps on each device whose profile predicts no latency."
     )
     measure_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=3.0, description="Timed seconds of an engine that runs here, at least."

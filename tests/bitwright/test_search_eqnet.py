@@ -142,6 +142,13 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
     assert told.code == 3
     assert "no plan keeps the budget" in told.err
     assert "as measured here" in told.err
+    # A budget in one unit says nothing to a device whose cost is in the other.
+    both = command(capsys, *words, "--device", "hexagon-htp-v73", "--out", tmp_path / "both", "--budget", "1000")
+    assert both.code == 0
+    assert "hexagon-htp-v73: its cost is in BitOps and no budget is given in it (--budget-bitops)" in both.err
+    few = command(capsys, *words, "--device", "hexagon-htp-v73", "--out", tmp_path / "few", "--budget-bitops", "1k")
+    assert few.code == 3
+    assert "BitOps of 1000 cannot be reached" in few.err
     unreachable = command(capsys, *words, "--out", tmp_path / "no", "--budget", "1e-9")
     assert "the narrowest network has" in unreachable.err
 

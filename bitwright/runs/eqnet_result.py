@@ -37,6 +37,7 @@ class EngineLatency(BaseModel):
     speedup_low: float | None
     speedup_high: float | None
     noisy: bool
+    machine: str = Field(description="processor that it was measured on, which may be another one than the device's")
 
     @classmethod
     def of(cls, timed: ComparisonResult) -> Self:
@@ -46,12 +47,13 @@ class EngineLatency(BaseModel):
         return cls(
             median_ms=summary.median_ms, low_ms=summary.median_low_ms, high_ms=summary.median_high_ms,
             speedup=ratio.ratio, speedup_low=ratio.low, speedup_high=ratio.high, noisy=measurement.noisy,
+            machine=timed.environment.cpu_model,
         )  # fmt: skip
 
     def __str__(self) -> str:
         interval = ratio_interval(self.speedup_low, self.speedup_high)
         noise = "; other work was seen on the machine" if self.noisy else ""
-        return f"{self.median_ms:.3g} ms measured, {self.speedup:.2f} [{interval}] times as fast as float{noise}"
+        return f"{self.median_ms:.3g} ms measured on {self.machine}, {self.speedup:.2f} [{interval}] times as fast as float{noise}"
 
 
 class DevicePlan(BaseModel):

@@ -15,6 +15,7 @@ from compress.compressed import CompressedModel
 from compress.graph import capture
 from compress.plan import Plan
 from deploy.audit import Audit
+from deploy.environment import Environment
 from deploy.latency import ComparisonResult
 from deploy.onnx_formats import verify_formats
 from search.eqnet.supernet import trainable_graph
@@ -65,6 +66,7 @@ def test_one_supernet_gives_eight_devices_their_own_form(
         assert (timed is not None) is device["device"].startswith("x86")
         if timed is not None:
             assert ComparisonResult.model_validate_json((folder / "latency.json").read_bytes()).order
+            assert timed["machine"] == Environment.record().cpu_model
             assert timed["low_ms"] <= timed["median_ms"] <= timed["high_ms"]
         built = device["device"].startswith("x86") or compiled
         assert (device["engine"] is not None) is built

@@ -53,7 +53,8 @@ class EngineLatency(BaseModel):
     def __str__(self) -> str:
         interval = ratio_interval(self.speedup_low, self.speedup_high)
         noise = "; other work was seen on the machine" if self.noisy else ""
-        return f"{self.median_ms:.3g} ms measured on {self.machine}, {self.speedup:.2f} [{interval}] times as fast as float{noise}"
+        faster = f"{self.speedup:.2f} [{interval}] times as fast as float"
+        return f"{self.median_ms:.3g} ms measured on {self.machine}, {faster}{noise}"
 
 
 class DevicePlan(BaseModel):

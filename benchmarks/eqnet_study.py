@@ -30,6 +30,7 @@ from bitwright.foundation.progress import note
 from compress.graph import capture
 from compress.training.processes import Processes, processes
 from search.eqnet.forms import FORMS
+from search.eqnet.norms import training_inputs
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.space import ALL_BITS, ElasticSpace
 from search.eqnet.subnets import Subnets
@@ -90,17 +91,18 @@ def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Re
     loaded = _loaded(given)
     workload, side = loaded.workload, loaded.workload.min_input_side
     graph = trainable_graph(capture(loaded.module, workload.example_input(side, side)))
-    inputs = workload.calibration(data, _NORM_IMAGES, side, seed)
+    inputs = workload.calibration(data, _FIRST_SCALES, side, seed)
     supernet = Supernet(graph, ElasticSpace.of(graph, (8,) if arm is Arm.EIGHT else ALL_BITS))
-    supernet.fit(inputs[:_FIRST_SCALES])
+    supernet.fit(inputs)
     samples, settings = workload.training(data, side, seed), settings_of(arm, given, seed)
     note(f"{arm.value}, seed {seed}: training")
     position = Trainer(supernet, samples, settings, group, images=False, path=folder / "supernet.safetensors").run()
     if arm is Arm.EIGHT:
         trained_graph = supernet.cpu().float_graph()
         supernet = Supernet(trained_graph, ElasticSpace.of(trained_graph))
-        supernet.fit(inputs[:_FIRST_SCALES])
-    subnets = Subnets(supernet, inputs, evaluator(workload, workload.samples(data)))
+        supernet.fit(inputs)
+    seen = training_inputs(samples, _NORM_IMAGES)
+    subnets = Subnets(supernet, seen, evaluator(workload, workload.samples(data)))
     forms = [form for form in FORMS if arm is Arm.SUPERNET or form.name == COMPARED]
     space = supernet.space
     quality = {bits: {f.name: subnets.quality(space.uniform(bits, f)) for f in forms} for bits in WIDTHS}

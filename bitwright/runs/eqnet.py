@@ -22,6 +22,7 @@ from compress.layer_table import LayerTable
 from compress.training.processes import Processes, processes
 from search.eqnet.accounting import Accounting
 from search.eqnet.devices import DeviceChoice
+from search.eqnet.norms import training_inputs
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve, train
 from search.eqnet.samples import collect
 from search.eqnet.space import Configuration, ElasticSpace
@@ -79,9 +80,10 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)
     trainer.run()
     evaluate = evaluator(workload, workload.held_out(request.data))
+    seen = training_inputs(data, request.calibration_count) if supernet.has_norms else inputs
     return Trained(
         network=Network(request, loaded, original, example),
-        table=LayerTable.from_graph(graph, example), subnets=Subnets(supernet, inputs, evaluate),
+        table=LayerTable.from_graph(graph, example), subnets=Subnets(supernet, seen, evaluate),
         float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
     )  # fmt: skip
 

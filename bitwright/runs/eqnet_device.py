@@ -67,7 +67,7 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     network, space = trained.network, trained.subnets.supernet.space
     precision = _float_precision(choice)
     cost = device_cost(choice, trained.table, space, trained.subnets.supernet.template, precision)
-    found, deployed = _deployed(trained, choice, predictor, cost, folder)
+    found, cost, deployed = _deployed(trained, choice, predictor, cost, folder)
     remarks = illegal_layers(deployed.model.plan, choice.profile, trained.table)
     evaluated, engine_quality = _evaluated(trained, deployed)
     notes = [*remarks]
@@ -102,8 +102,11 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
 
 def _deployed(
     trained: Trained, choice: DeviceChoice, predictor: Predictor | None, cost: LayerCosts, folder: Path
-) -> tuple[DeviceFound, Deployed]:
-    """The search and what came of it; searched again with corrected costs while the engine is not as predicted."""
+) -> tuple[DeviceFound, LayerCosts, Deployed]:
+    """The search, the costs that it was made with, and what came of it.
+
+    It is made again with corrected costs while the engine is not as predicted.
+    """
     request, space, device = trained.network.request, trained.subnets.supernet.space, choice.profile.id
     predicts = cost.unit == MILLISECONDS
     budget, other = (request.budget, request.budget_bitops)[:: 1 if predicts else -1]
@@ -124,11 +127,11 @@ def _deployed(
         )  # fmt: skip
         deployed = deploy(trained.network, choice, _integers(trained, choice, found), folder)
         if budget is None or deployed.timed is None or not predicts:
-            return found, deployed
+            return found, cost, deployed
         measured = EngineLatency.of(deployed.timed).median_ms
         kept, near = measured <= budget * (1 + TOLERANCE), abs(measured / found.cost - 1) <= TOLERANCE
         if kept and (near or not choice.has_choice or attempt == ATTEMPTS):
-            return found, deployed
+            return found, cost, deployed
         note(f"{device}: the engine takes {measured:.4g} ms, predicted were {found.cost:.4g}; the budget is {budget:g}")
         if not choice.has_choice:
             break

@@ -155,6 +155,26 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
     assert "the narrowest network has" in unreachable.err
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+def test_costs_are_corrected_by_the_time_of_an_engine_where_a_device_leaves_a_choice(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
+    small = ("--samples", "16", "--trials", "12", "--generations", "3", "--emulated", "--device", DEVICE)
+    words = ("search", "eqnet", checkpoint, "--data", photos, *SMALL, *small, "--json")
+    plain = json.loads(command(capsys, *words, "--out", tmp_path / "plain").out)["devices"][0]
+    assert plain["cost"] < plain["latency"]["median_ms"] / 1.3
+    ended = command(capsys, *words, "--out", tmp_path / "run", "--budget", "1000")
+    assert ended.code == 0, ended.err
+    (device,) = json.loads(ended.out)["devices"]
+    assert "predicted were" in ended.err
+    assert "corrected by the time of an engine" in device["cost_source"]
+    assert "corrected" not in plain["cost_source"]
+    # Two timings of a tiny engine on a busy machine; the roofline is off by far more.
+    assert device["cost"] == pytest.approx(device["latency"]["median_ms"], rel=0.6)
+    assert {m["cost"] for m in device["front"]}.isdisjoint(m["cost"] for m in plain["front"])
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

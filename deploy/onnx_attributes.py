@@ -13,15 +13,23 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
 
 def numbers(node: onnx.NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
     """An attribute that is a list of integers."""
-    found = attributes(node).get(name)
-    return default if found is None else tuple(int(value) for value in found)  # type: ignore[attr-defined]
+    found = _named(node, name)
+    return default if found is None else tuple(found.ints)
 
 
 def number(node: onnx.NodeProto, name: str, default: float) -> float:
     """An attribute that is a number."""
-    return float(attributes(node).get(name, default))  # type: ignore[arg-type]
+    found = _named(node, name)
+    if found is None:
+        return default
+    return found.f if found.type == onnx.AttributeProto.FLOAT else float(found.i)
 
 
 def text(node: onnx.NodeProto, name: str, default: str) -> str:
     """An attribute that is text."""
-    return str(attributes(node).get(name, default))
+    found = _named(node, name)
+    return default if found is None else found.s.decode()
+
+
+def _named(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
+    return next((attribute for attribute in node.attribute if attribute.name == name), None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -65,17 +67,13 @@ def build_engine(
         onnx_path = folder / onnx_path.name
         write_bytes(onnx_path, source)
     if runtime.compiles:
-        from deploy.engines.tensorrt_compile import compile_engine
+        from deploy.engines import tensorrt_compile
 
-        spec = compile_engine(
+        spec = tensorrt_compile.compile_engine(
             onnx_path, folder, runtime=runtime, device=device, float_precision=float_precision, shapes=shapes
         )
-        write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
-        return spec
-    if runtime is Runtime.LITERT:
-        from deploy.engines import litert_compile
-
-        spec = litert_compile.compile_engine(
+    elif runtime in {Runtime.LITERT, Runtime.TORCH}:
+        spec = _compiled(runtime, device)(
             onnx_path,
             folder,
             profile=profile,
@@ -83,38 +81,35 @@ def build_engine(
             input_shape=input_shape,
             super_resolution=super_resolution,
         )
-        write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
-        return spec
-    if runtime is Runtime.TORCH:
-        from deploy.engines import torch_compile
-
-        spec = torch_compile.compile_engine(
-            onnx_path,
-            folder,
-            profile=profile,
+    else:
+        spec = EngineSpec(
+            runtime=runtime,
+            artefact=onnx_path.name,
             float_precision=float_precision,
+            runtime_version=runtime_version(runtime),
+            artefact_sha256=_sha256(onnx_path),
+            profile=profile,
             input_shape=input_shape,
             super_resolution=super_resolution,
-            device=device,
         )
-        write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
-        return spec
-    spec = EngineSpec(
-        runtime=runtime,
-        artefact=onnx_path.name,
-        float_precision=float_precision,
-        runtime_version=runtime_version(runtime),
-        artefact_sha256=_sha256(onnx_path),
-        profile=profile,
-        input_shape=input_shape,
-        super_resolution=super_resolution,
-    )
-    ENGINES[runtime](spec, onnx_path.parent, 1)
-    if onnx_path.resolve().parent != folder.resolve():
+        ENGINES[runtime](spec, onnx_path.parent, 1)
+    # A compiler that converts the file first has written what it compiled, under another name.
+    if spec.onnx == onnx_path.name and onnx_path.resolve().parent != folder.resolve():
         with atomic_path(folder / onnx_path.name) as temporary:
             shutil.copyfile(onnx_path, temporary)
     write_text(folder / SPEC_FILE, spec.model_dump_json(indent=1) + "\n")
     return spec
+
+
+def _compiled(runtime: Runtime, device: DeviceProfile | None) -> Callable[..., EngineSpec]:
+    """The compiler of a runtime whose artefact is not the ONNX file; imported only where it is used."""
+    if runtime is Runtime.LITERT:
+        from deploy.engines import litert_compile
+
+        return litert_compile.compile_engine
+    from deploy.engines import torch_compile
+
+    return partial(torch_compile.compile_engine, device=device)
 
 
 def _repaired(path: Path) -> bytes:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
 
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import atomic_path, sha256_file, write_bytes
+from bitwright.foundation.files import sha256_file, write_bytes
 from bitwright.foundation.progress import note
 from deploy.engine import EngineSpec, FloatPrecision, Runtime
 from deploy.engines.litert_nodes import executed_nodes
@@ -31,7 +30,7 @@ def compile_engine(
     input_shape: tuple[int, int, int, int] | None = None,
     super_resolution: SRFormat | None = None,
 ) -> EngineSpec:
-    """Compile the file for one input shape, [N, C, H, W], and write it and the ONNX file into `folder`.
+    """Compile the file for one input shape, [N, C, H, W], and write it into `folder`.
 
     Inputs of other shapes are compiled for when they come. UsageError names the node that has no counterpart. Operators
     that XNNPACK does not take over are told.
@@ -46,9 +45,6 @@ def compile_engine(
         note(f"litert: XNNPACK does not run {len(left)} operators ({kinds}); slower kernels do")
     artefact = onnx_path.with_suffix(SUFFIX).name
     write_bytes(folder / artefact, content)
-    if onnx_path.resolve().parent != folder.resolve():
-        with atomic_path(folder / onnx_path.name) as temporary:
-            shutil.copyfile(onnx_path, temporary)
     return EngineSpec(
         runtime=Runtime.LITERT,
         artefact=artefact,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import ModuleType
 
 import onnx
 
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import atomic_path, sha256_file, write_bytes, write_text
+from bitwright.foundation.files import sha256_file, write_bytes, write_text
 from bitwright.foundation.progress import note
 from compress.plan import Plan
 from deploy.engine import EngineSpec, FloatPrecision, Runtime, ShapeRange
@@ -43,7 +42,7 @@ def compile_engine(
     float_precision: FloatPrecision = FloatPrecision.FP32,
     shapes: ShapeRange | None = None,
 ) -> EngineSpec:
-    """Lint and compile the file, write engine, record and the file itself into `folder`; returns the stamp.
+    """Lint and compile the file, write engine and record into `folder`; returns the stamp.
 
     An engine is strongly typed: what its file has in fp32 runs in fp32. For another `float_precision` the float part of
     the file is converted first, and it is `<name>.<precision>.onnx` that lies beside the engine and was compiled.
@@ -81,9 +80,6 @@ def compile_engine(
         layers=layers_in_log(compiled.log) or layers_in_json(_inspected(api, compiled.engine)),
     )
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
-    if onnx_path.resolve().parent != folder.resolve():
-        with atomic_path(folder / onnx_path.name) as temporary:
-            shutil.copyfile(onnx_path, temporary)
     return EngineSpec(
         runtime=runtime,
         artefact=artefact,

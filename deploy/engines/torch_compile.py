@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import atomic_path, sha256_file
+from bitwright.foundation.files import sha256_file
 from deploy.engine import EngineSpec, FloatPrecision, Runtime
 from deploy.engines.runtime_packages import runtime_version
 from deploy.torch_aot.compile import compile_file
@@ -26,16 +25,13 @@ def compile_engine(
     super_resolution: SRFormat | None = None,
     device: DeviceProfile | None = None,
 ) -> EngineSpec:
-    """Compile the file for this machine's processor, or for its GPU where `device` is one, and write both files.
+    """Compile the file for this machine's processor, or for its GPU where `device` is one, and write the package.
 
     One package runs inputs of every size; `input_shape` is only stamped.
     """
     target = target_of(device)
     artefact = onnx_path.with_suffix(SUFFIX).name
     compile_file(onnx_path, folder / artefact, device=target, float_precision=float_precision)
-    if onnx_path.resolve().parent != folder.resolve():
-        with atomic_path(folder / onnx_path.name) as temporary:
-            shutil.copyfile(onnx_path, temporary)
     return EngineSpec(
         runtime=Runtime.TORCH,
         artefact=artefact,

@@ -10,6 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deploy.engine import FloatPrecision, Runtime
+from deploy.engines.litert_nodes import executed_nodes
+from deploy.engines.litert_session import LiteRtSession
+from deploy.tflite import compile_file
+from deploy.torch_aot.network import OnnxNetwork
+
 SIZES = ((24, 32), (27, 35))
 
 
@@ -94,3 +100,27 @@ def reference(path: Path, x: np.ndarray) -> np.ndarray:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     result: np.ndarray = onnxruntime.InferenceSession(str(path), options).run(None, {"input": x})[0]
     return result
+
+
+def run_litert(path: Path, x: np.ndarray) -> np.ndarray:
+    return LiteRtSession(compile_file(path, x.shape), 1, name=path.name).run(x)
+
+
+def run_torch(path: Path, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        result: np.ndarray = OnnxNetwork(path, FloatPrecision.FP32).eval()(torch.from_numpy(x)).numpy()
+    return result
+
+
+RUNS = {Runtime.LITERT: run_litert, Runtime.TORCH: run_torch}
+"""How a file runs as each of our own compilers reads it; torch's operators are run before they are compiled."""
+
+
+def first_precision(runtime: Runtime, path: Path, shape: tuple[int, ...]) -> str:
+    """What the convolution of a `Call` executes in."""
+    if runtime is Runtime.TORCH:
+        return "int8" if "first" in OnnxNetwork(path, FloatPrecision.FP32).quantized else "fp32"
+    session = LiteRtSession(compile_file(path, shape), 1, name="")
+    nodes = executed_nodes(session.interpreter, {"first": None})
+    (precision,) = [node.precision for node in nodes if "first" in node.origins]
+    return precision

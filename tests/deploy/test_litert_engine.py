@@ -1,4 +1,4 @@
-"""The LiteRT engine: shapes, threads, stamp, what it executes, and the trained networks against their simulation."""
+"""The LiteRT engine: shapes, threads, stamp, and what it executes; see `test_trained_networks` too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ from torch import Tensor, nn
 from bitwright.foundation.errors import MissingPackageError, UsageError, VerificationError
 from bitwright.foundation.progress import reporting_to
 from compress.compressed import CompressedModel
-from compress.graph import capture
 from compress.plan import Placement
-from compress.preparation import prepare
 from compress.quantizers import QuantFormat
 from deploy.audit import Audit, audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import build_engine, load_engine
 from deploy.engines.litert_engine import LiteRtEngine
 from deploy.onnx_export import export_quantized
-from deploy.verify import verify
 from tests.listener import Listener
-from workloads.loading import load_checkpoint
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'bitwright[edge]'")
 LITERT = Runtime.LITERT
@@ -143,34 +139,3 @@ def test_bf16_and_a_missing_package_are_one_line(
 def test_it_tells_no_time_for_each_node(float_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="litert tells no time per node"):
         built(float_file, tmp_path).time_calls(np.zeros((1, 3, 8, 8), np.float32), warm_up=0, runs=1, blocks=1)
-
-
-@pytest.mark.parametrize("name", ["espcn_x2", "fsrcnn_x4", "rfdn_x4", "imdn_x4", "pan_x4"])
-def test_trained_networks_on_integers_are_within_two_hundredths_of_a_decibel(
-    name: str, data: Path, quantize, tmp_path: Path
-) -> None:
-    loaded = load_checkpoint(data / "checkpoints" / f"{name}.pth")
-    samples = loaded.workload.samples(data / "sr/test/Set5")[1:4]
-    crops = loaded.workload.calibration(data / "sr" / "train", 8, 48)
-    model = quantize(loaded.module, Placement.EVERYTHING, crops=crops)
-    path = tmp_path / "model.onnx"
-    export_quantized(model, crops[:1], path)
-    engine = built(path, tmp_path)
-    audit(engine, path, model.plan).require()
-    verify(model.simulate(), engine, samples, loaded.workload)
-
-
-def test_resnet20_on_integers_gives_the_classes_of_its_simulation(data: Path, quantize, tmp_path: Path) -> None:
-    loaded = load_checkpoint(data / "classification/checkpoints/resnet20_cifar10.pth")
-    crops = loaded.workload.calibration(data / "classification/cifar10", 64, 32, 0)
-    folded = prepare(capture(loaded.module, crops[:1]))
-    model = quantize(folded, Placement.EVERYTHING, crops=crops)
-    path = tmp_path / "model.onnx"
-    export_quantized(model, crops[:1], path)
-    engine = built(path, tmp_path, (64, 3, 32, 32))
-    result = audit(engine, path, model.plan)
-    result.require()
-    assert len(result.layers) == 20
-    found, expected = engine.run(crops.numpy()), model.simulate()(crops).numpy()
-    assert np.mean(found.argmax(1) == expected.argmax(1)) > 0.98
-    np.testing.assert_allclose(found, expected, atol=0.4)

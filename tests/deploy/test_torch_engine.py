@@ -1,4 +1,4 @@
-"""The torch engine: its package, what it executes, what it refuses, and trained networks against their simulation."""
+"""The torch engine: its package, what it executes, and what it refuses; see `test_trained_networks` too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageE
 from compress.compressed import CompressedModel
 from compress.graph import capture
 from compress.plan import Placement
-from compress.preparation import prepare
 from compress.quantizers import QuantFormat
 from deploy.audit import audit
 from deploy.engine import FloatPrecision, Runtime
@@ -29,10 +28,8 @@ from deploy.onnx_export import export_float, export_quantized
 from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import Package
 from deploy.torch_aot.proof import require_equal
-from deploy.verify import verify
 from hw_profiles import load_profile
 from tests.deploy.runtimes import NO_COMPILER
-from workloads.loading import load_checkpoint
 
 TORCH = Runtime.TORCH
 
@@ -217,41 +214,6 @@ def test_kernels_whose_constants_were_renamed_are_layers_only_if_all_have_one_pr
     ]
     assert executed("frozen1", "layer0_bias", "frozen3") == [((), "bf16"), (("head",), "fp32"), ((), "fp32")]
     assert executed("frozen1", "layer0_bias") == [((), "bf16"), (("head",), "fp32")]
-
-
-@pytest.mark.parametrize(
-    ("name", "placement"),
-    [("espcn_x2", Placement.EVERYTHING), ("fsrcnn_x4", Placement.EVERYTHING), ("rfdn_x4", Placement.INPUTS)],
-)
-def test_trained_networks_on_integers_are_within_two_hundredths_of_a_decibel(
-    name: str, placement: Placement, data: Path, quantize, tmp_path: Path
-) -> None:
-    loaded = load_checkpoint(data / "checkpoints" / f"{name}.pth")
-    samples = loaded.workload.samples(data / "sr/test/Set5")[1:4]
-    crops = loaded.workload.calibration(data / "sr" / "train", 8, 48)
-    transposed = ("last_part",) if name == "fsrcnn_x4" else ()
-    model = quantize(loaded.module, placement, crops=crops, float_layers=transposed)
-    path = tmp_path / "model.onnx"
-    export_quantized(model, crops[:1], path)
-    engine = built(path, tmp_path)
-    audit(engine, path, model.plan).require()
-    verify(model.simulate(), engine, samples, loaded.workload)
-
-
-def test_resnet20_on_integers_gives_the_classes_of_its_simulation(data: Path, quantize, tmp_path: Path) -> None:
-    loaded = load_checkpoint(data / "classification/checkpoints/resnet20_cifar10.pth")
-    crops = loaded.workload.calibration(data / "classification/cifar10", 64, 32, 0)
-    folded = prepare(capture(loaded.module, crops[:1]))
-    model = quantize(folded, Placement.EVERYTHING, crops=crops)
-    path = tmp_path / "model.onnx"
-    export_quantized(model, crops[:1], path)
-    engine = built(path, tmp_path)
-    result = audit(engine, path, model.plan)
-    result.require()
-    assert len(result.layers) == 20
-    found, expected = engine.run(crops.numpy()), model.simulate()(crops).numpy()
-    assert np.mean(found.argmax(1) == expected.argmax(1)) > 0.98
-    np.testing.assert_allclose(found, expected, atol=0.4)
 
 
 def test_a_picture_that_a_window_does_not_fit_in_is_refused(tmp_path: Path, inputs: Tensor) -> None:

@@ -35,6 +35,17 @@ def parser(description: str, out: str) -> argparse.ArgumentParser:
     return made
 
 
+def study_parser(description: str, out: str, data: str) -> argparse.ArgumentParser:
+    """A parser with the options of a study that trains; `data`: what --data-root holds."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--data-root", type=Path, required=True, help=data)
+    made.add_argument("--out", type=Path, default=Path(out), help="where results and unfinished work go")
+    made.add_argument("--steps", type=int, default=400, help="optimiser steps of every training")
+    made.add_argument("--seeds", type=int, default=3, help="trainings of every arm")
+    made.add_argument("--threads", type=int, default=1, help="threads of torch")
+    return made
+
+
 def timing_of(given: argparse.Namespace) -> Timing:
     """The timing that the options ask for."""
     return Timing(given.seconds, given.threads, given.side, given.seed, given.measure_again)

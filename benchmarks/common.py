@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from deploy.latency import Speedup
 RESULTS = "results.json"
 TABLE = "table.md"
 SCHEMA = 1
+NOTHING = "n/a"
+"""Stands for a figure that there is not."""
 _MORE_LIBRARIES = ("nncf", "onnxscript", "safetensors")
 
 
@@ -30,6 +33,14 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+
+
+def spread(values: Sequence[float], digits: int = 3, *, signed: bool = False) -> str:
+    """Mean and standard deviation, `28.123 ± 0.010`; the mean alone of one value, NOTHING of none."""
+    if not values:
+        return NOTHING
+    mean = f"{statistics.fmean(values):{'+' if signed else ''}.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def speedup_text(speedup: Speedup) -> str:

@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks import command
-from benchmarks.common import markdown_table, write_results
+from benchmarks.common import markdown_table, spread, write_results
 from benchmarks.recovery_classification import trained
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
@@ -115,26 +113,18 @@ def _loaded(given: argparse.Namespace) -> LoadedModel:
     return load_checkpoint(given.data_root / "classification" / "checkpoints" / f"{given.classifier}.pth")
 
 
-def told(values: Sequence[float]) -> str:
-    """`91.43 ± 0.12` of several seeds, the value of one, a dash of none."""
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
-
-
 def tables(reads: Sequence[Read], dedicated: dict[int, list[float]], float_top1: float) -> str:
     """Widths against arms in one form, and widths against forms of the supernet."""
     arms = list(Arm)
     rows = []
     for bits in WIDTHS:
-        cells = [told([r.quality[bits][COMPARED] for r in reads if r.arm is arm]) for arm in arms]
-        rows.append([f"{bits} bits", told(dedicated[bits]), *cells])
+        cells = [spread([r.quality[bits][COMPARED] for r in reads if r.arm is arm], 2) for arm in arms]
+        rows.append([f"{bits} bits", spread(dedicated[bits], 2), *cells])
     first = markdown_table(["", "trained at this width", *arms], rows)
     rows = []
     whole = [r for r in reads if r.arm is Arm.SUPERNET]
     for bits in WIDTHS:
-        rows.append([f"{bits} bits", *(told([r.quality[bits][form.name] for r in whole]) for form in FORMS)])
+        rows.append([f"{bits} bits", *(spread([r.quality[bits][form.name] for r in whole], 2) for form in FORMS)])
     second = markdown_table(["supernet", *(form.name for form in FORMS)], rows)
     return f"Top-1 in percent; float: {float_top1:.2f}. Form of the first table: {COMPARED}.\n\n{first}\n\n{second}"
 
@@ -169,18 +159,13 @@ def benchmark(given: argparse.Namespace) -> str:
 
 def main() -> int:
     """Parse the command line, run and print."""
-    made = argparse.ArgumentParser(
-        description="Compare an elastic supernet with trainings of one width.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    made.add_argument("--data-root", type=Path, required=True, help="folder that holds classification/")
-    made.add_argument("--out", type=Path, default=Path("benchmarks/results/eqnet_study"), help="where results go")
+    made = command.study_parser(
+        "Compare an elastic supernet with trainings of one width.", "benchmarks/results/eqnet_study",
+        "folder that holds classification/",
+    )  # fmt: skip
     made.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
-    made.add_argument("--steps", type=int, default=400, help="optimiser steps of every training")
     made.add_argument("--batch", type=int, default=64, help="images of a step, as in the trainings of one width")
     made.add_argument("--rate", type=float, default=1e-3, help="Adam's rate of the supernet's weights")
-    made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--threads", type=int, default=1)
     given = made.parse_args()
     return command.run(lambda: print(benchmark(given)))
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmarks import command
 from benchmarks.arms import slug
-from benchmarks.common import markdown_table, write_results
+from benchmarks.common import markdown_table, spread, write_results
 from benchmarks.uniform_rounding import rounded
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
@@ -166,14 +166,6 @@ class Study:
         return quality, seconds
 
 
-def told(values: Sequence[float]) -> str:
-    """`28.604 ± 0.004` of several seeds, the value of one, a dash of none."""
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
-
-
 def table(reads: Sequence[Read], sets: Sequence[str], exact: dict[str, float]) -> str:
     """Arms against widths, on each test set; with the minutes that an arm took for all widths together."""
     columns = [(bits, name) for name in sets for bits in WIDTHS]
@@ -182,7 +174,7 @@ def table(reads: Sequence[Read], sets: Sequence[str], exact: dict[str, float]) -
         mine = [r for r in reads if r.arm is arm]
         if mine:
             minutes = statistics.fmean(r.seconds for r in mine) / 60
-            cells = [told([r.quality[bits][name] for r in mine]) for bits, name in columns]
+            cells = [spread([r.quality[bits][name] for r in mine]) for bits, name in columns]
             rows.append([arm.value, *cells, f"{minutes:.1f}" if minutes else "-"])
     return markdown_table(["arm", *(f"{name}, {bits} bits" for bits, name in columns), "training minutes"], rows)
 
@@ -219,17 +211,12 @@ def benchmark(given: argparse.Namespace) -> str:
 
 def main() -> int:
     """Parse the command line, run and print."""
-    made = argparse.ArgumentParser(
-        description="Compare an elastic supernet for images with trainings of one width.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    made.add_argument("--data-root", type=Path, required=True, help="folder of checkpoints/, sr/train and sr/test")
-    made.add_argument("--out", type=Path, default=Path("benchmarks/results/eqnet_study_sr"), help="where results go")
+    made = command.study_parser(
+        "Compare an elastic supernet for images with trainings of one width.", "benchmarks/results/eqnet_study_sr",
+        "folder of checkpoints/, sr/train and sr/test",
+    )  # fmt: skip
     made.add_argument("--network", default="fsrcnn_x4", help="stem of a checkpoint")
-    made.add_argument("--steps", type=int, default=400, help="optimiser steps of every training")
     made.add_argument("--images", type=int, default=None, help="pictures of each test set at most (for a trial run)")
-    made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--threads", type=int, default=1)
     given = made.parse_args()
     return command.run(lambda: print(benchmark(given)))
 

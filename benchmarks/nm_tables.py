@@ -7,13 +7,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.common import markdown_table
+from benchmarks.common import NOTHING, markdown_table, spread
 from benchmarks.nm_recipe import Figure, Recipe
 
 LARGEST_NOISE = 1e6
 """A ratio of noise to signal beyond it stands for a signal that was not positive."""
 NO_SIGNAL = "no signal"
-NOTHING = "n/a"
 BASELINE = "sr_ste"
 Results = Sequence[dict[str, Any]]
 
@@ -79,14 +78,6 @@ def _versus(figure: Figure, results: Results, patterns: Sequence[str]) -> str:
     return f"### Against SR-STE\n\n{title}, mean ± standard deviation of the differences seed by seed.\n\n" + (
         markdown_table(("method", *patterns), rows)
     )
-
-
-def spread(values: Sequence[float], digits: int, *, signed: bool = False) -> str:
-    """`91.43 ± 0.12`; of a single value no deviation."""
-    if not values:
-        return NOTHING
-    mean = f"{statistics.mean(values):{'+' if signed else ''}.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def geometric(values: Sequence[float | None]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import markdown_table
+from benchmarks.common import markdown_table, spread
 from benchmarks.quantnas_study_arms import ArmKind, UnitRecord
 from bitwright.foundation.files import atomic_path
 
@@ -25,12 +25,6 @@ def groups_of(records: Sequence[UnitRecord]) -> dict[tuple[ArmKind, float], list
     for record in sorted(records, key=lambda r: (order.index(r.arm), r.level, r.seed)):
         found.setdefault((record.arm, record.level), []).append(record)
     return found
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """`28.123 ± 0.010`; the mean alone of one value."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def main_table(records: Sequence[UnitRecord], sets: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.eqnet_study_sr import SETS, WIDTHS, Arm, Read, study_of, table, told
+from benchmarks.eqnet_study_sr import SETS, WIDTHS, Arm, Read, study_of, table
 from bitwright.foundation.errors import UsageError
 from compress.training.processes import processes
 
@@ -54,4 +54,3 @@ def test_the_table_has_means_and_deviations_of_seeds() -> None:
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["float", "supernet", "rounded"]
     assert "22.500 ± 0.707" in lines[3]
     assert lines[3].rstrip().endswith("1.5 |")
-    assert told([]) == "-"

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from benchmarks import nm_mask_cost, nm_methods
+from benchmarks.common import NOTHING, spread
 from benchmarks.nm_digits import Digits
 from benchmarks.nm_recipe import Rates, Recipe
 from benchmarks.nm_sr import SmallEDSR
-from benchmarks.nm_tables import NO_SIGNAL, NOTHING, noise_of, spread, tables_of
+from benchmarks.nm_tables import NO_SIGNAL, noise_of, tables_of
 from benchmarks.nm_training import Arm, rate_at, train
 from benchmarks.nm_vit import TinyViT
 from bitwright.foundation.errors import UsageError

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.common import spread
 from benchmarks.quantnas_study import claim, units_of
 from benchmarks.quantnas_study_arms import (
     ArmKind,
@@ -20,7 +21,7 @@ from benchmarks.quantnas_study_arms import (
     fixed_network,
     random_network,
 )
-from benchmarks.quantnas_study_tables import draw, main_table, margin_table, margins, spread
+from benchmarks.quantnas_study_tables import draw, main_table, margin_table, margins
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.lock import FolderLock
 from compress.training.processes import Processes

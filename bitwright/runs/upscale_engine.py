@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,7 +13,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from bitwright.runs.built import ENGINE
 from bitwright.runs.curve import CHOSEN
-from bitwright.runs.resident import ResidentPeak, resident_bytes
+from bitwright.runs.resident import ResidentPeak, release_free_memory, resident_bytes
 from bitwright.runs.upscale_inputs import Item
 from bitwright.runs.upscale_picture import enlarge
 from bitwright.runs.upscale_request import GIB, UpscaleRequest
@@ -65,40 +64,58 @@ def make_ready(request: UpscaleRequest, folder: Path, io: SRFormat, items: Seque
     UsageError where no tile, or not the one that was asked for, keeps it.
     """
     tiling = choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch)
-    base = resident_bytes()
     if request.tile is None:
-        shape = (1, io.channels, tiling.tile, tiling.tile)
-        activations = peak_activation_bytes(folder / read_spec(folder).artefact, shape)
-        tiling = fitted(tiling, io, activations, request.memory - base - _beside(items, tiling, io))
+        tiling = _suggested(request, folder, io, items, tiling)
     while True:
-        predict, peak = _tried(request, folder, io, items, tiling)
+        tried = _tried(request, folder, io, items, tiling)
         beside = _beside(items, tiling, io)
-        estimate = peak + beside
+        estimate = tried.peak + beside
         if estimate <= request.memory:
-            return Ready(predict, tiling, estimate)
-        ratio = (request.memory - base - beside) / max(peak - base, 1)
+            return Ready(tried.predict, tiling, estimate)
+        ratio = (request.memory - tried.loaded - beside) / max(tried.peak - tried.loaded, 1)
         least = least_tile(io, tiling.overlap)
         smaller = tiling.smaller(min(max(ratio, 0.0), 1.0), least) if request.tile is None else None
         if smaller is None:
             advice = "or a smaller --tile" if request.tile is not None else "or smaller pictures"
             raise UsageError(
                 f"--memory {request.memory / GIB:.2f}G is too little: tiles of {tiling.tile} pixels need about "
-                f"{estimate / GIB:.2f}G, of which {base / GIB:.2f}G is the process itself; give more, {advice}"
+                f"{estimate / GIB:.2f}G, of which {tried.loaded / GIB:.2f}G is the process with its engine loaded; "
+                f"give more, {advice}"
             )
         note(f"tiles of {tiling.tile} pixels would need {estimate / GIB:.2f} GiB; trying {smaller.tile}")
         tiling = smaller
-        del predict
-        gc.collect()
+        del tried
+        release_free_memory()
+
+
+def _suggested(request: UpscaleRequest, folder: Path, io: SRFormat, items: Sequence[Item], tiling: Tiling) -> Tiling:
+    """Smaller tiles where the activations of these suggest that the limit would not be kept, once loaded."""
+    sides = (io.channels, tiling.tile, tiling.tile)
+    of_one = peak_activation_bytes(folder / read_spec(folder).artefact, (1, *sides))
+    if of_one is None:
+        return tiling
+    loaded = load_engine(folder, request.threads, input_shape=(tiling.batch, *sides))
+    free = request.memory - resident_bytes() - _beside(items, tiling, io)
+    del loaded
+    release_free_memory()
+    return fitted(tiling, io, of_one * tiling.batch, free)
 
 
 def _beside(items: Sequence[Item], tiling: Tiling, io: SRFormat) -> int:
     return max(picture_bytes(item, tiling, io.scale) for item in items)
 
 
-def _tried(
-    request: UpscaleRequest, folder: Path, io: SRFormat, items: Sequence[Item], tiling: Tiling
-) -> tuple[Predict, int]:
-    """The engine, loaded for the most frequent shape of tile, and the peak of memory while it enlarged tiles.
+@dataclass(frozen=True)
+class Tried:
+    """An engine that ran tiles; `loaded` and `peak` are resident bytes, before it did and at most while it did."""
+
+    predict: Predict
+    loaded: int
+    peak: int
+
+
+def _tried(request: UpscaleRequest, folder: Path, io: SRFormat, items: Sequence[Item], tiling: Tiling) -> Tried:
+    """Load the engine for the most frequent shape of tile, and enlarge tiles with it.
 
     Twice, because allocators keep more after the second time; and the largest of the other shapes as well, for which a
     runtime may load the network anew.
@@ -109,8 +126,9 @@ def _tried(
     with ResidentPeak() as peak:
         input_shape = (tiling.batch, io.channels, *shapes[0])
         predict = engine_predict(load_engine(folder, request.threads, input_shape=input_shape))
+        loaded = resident_bytes()
         for sides in (shapes[0], shapes[0], *others):
             samples = np.zeros((*sides, 4), np.uint16 if wide else np.uint8)
             one = Picture(samples[:, :, :3], samples[:, :, 3], None)
             enlarge(one, predict, io, tiling, BytesIO(), lambda: None)
-    return predict, peak.bytes
+    return Tried(predict, loaded, peak.bytes)

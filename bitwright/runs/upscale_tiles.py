@@ -21,7 +21,7 @@ LARGEST_INEXACT_TILE = 1024
 """Larger than where tiles are exact, because the result comes closer to that of the whole picture."""
 INEXACT_OVERLAP = 32
 STEP = 32
-_SPARE = 2.0
+_SPARE = 2.2
 """Memory of an engine over that of the activations it needs at least; only picks the tile that is then measured."""
 _WRITER_BYTES = 16 << 20
 
@@ -75,11 +75,11 @@ def choose(io: SRFormat, *, tile: int | None, overlap: int | None, batch: int) -
     return Tiling(tile=tile, overlap=overlap, batch=batch, exact=io.halo is not None and overlap >= io.halo)
 
 
-def fitted(tiling: Tiling, io: SRFormat, activations: int | None, free: int) -> Tiling:
-    """Smaller tiles where `activations` (bytes of one tile, at least) suggest that `free` bytes will not do."""
-    if activations is None or activations * tiling.batch * _SPARE <= free:
+def fitted(tiling: Tiling, io: SRFormat, activations: int, free: int) -> Tiling:
+    """Smaller tiles where `activations` (bytes of a batch of tiles, at least) suggest that `free` bytes will not do."""
+    if activations * _SPARE <= free:
         return tiling
-    ratio = max(free, 1) / (activations * tiling.batch * _SPARE)
+    ratio = max(free, 1) / (activations * _SPARE)
     least = least_tile(io, tiling.overlap)
     return tiling.smaller(ratio, least) or tiling
 

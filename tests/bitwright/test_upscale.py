@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ from PIL import Image, ImageCms
 from torch import Tensor, nn
 
 import bitwright
-from bitwright.runs.resident import resident_bytes
 from deploy.engine import Runtime
 from deploy.engines import load_engine, read_spec
 from deploy.verify import engine_predict
@@ -188,31 +189,31 @@ def test_orientation_profile_and_palette(engine: Path, tmp_path: Path) -> None:
     assert pixels(tmp_path / "out" / "palette.png").shape == (80, 140, 3)
 
 
-def test_memory_decides_the_tile_and_is_kept(tmp_path: Path, capsys: Capture) -> None:
+def test_memory_decides_the_tile_and_is_kept(tmp_path: Path) -> None:
+    """In processes of their own: what earlier tests left in this one would decide as well."""
     network = tiny_network(width=64)
     built = float_engine(network, network.io, tmp_path / "engine")
     save(tmp_path, a=np.tile(photo(300, 300), (2, 2, 1)))
-    words = (
-        "upscale",
-        built,
-        tmp_path / "a.png",
-        "--threads",
-        "1",
-        "--json",
-        "--overwrite",
-        "--out",
-        tmp_path / "b.png",
-    )
-    limit = resident_bytes() + (70 << 20)
-    ended = command(capsys, *words, "--memory", str(limit))
-    assert ended.code == 0, ended.err
-    assert "GiB resident, limit" in ended.err
-    tight = json.loads(ended.out)
-    assert tight["tiling"]["tile"] < 256
-    assert tight["memory"]["peak"] <= tight["memory"]["estimate"] <= limit
-    assert json.loads(command(capsys, *words, "--memory", "16G").out)["tiling"]["tile"] == 256
-    assert "--memory 0.02G is too little" in command(capsys, *words, "--memory", "20M").refusal()
-    assert "smaller --tile" in command(capsys, *words, "--memory", "20M", "--tile", "64").refusal()
+
+    def with_memory(limit: str, *more: str) -> subprocess.CompletedProcess[str]:
+        words = ("upscale", built, tmp_path / "a.png", "--threads", "1", "--json", "--overwrite", "--memory", limit)
+        whole_command = [sys.executable, "-m", "bitwright", *map(str, words), "--out", str(tmp_path / "b.png"), *more]
+        return subprocess.run(whole_command, capture_output=True, text=True, check=False)
+
+    wide = json.loads(with_memory("16G").stdout)
+    assert wide["tiling"]["tile"] == 256
+    for less, least in ((30 << 20, 128), (50 << 20, 64)):
+        limit = wide["memory"]["estimate"] - less
+        done = with_memory(str(limit))
+        assert done.returncode == 0, done.stderr
+        assert "GiB resident, limit" in done.stderr
+        tight = json.loads(done.stdout)
+        assert least <= tight["tiling"]["tile"] < 256
+        assert tight["memory"]["peak"] <= tight["memory"]["estimate"] <= limit
+    refused = with_memory("20M")
+    assert refused.returncode == 2
+    assert "--memory 0.02G is too little" in refused.stderr
+    assert "smaller --tile" in with_memory("20M", "--tile", "64").stderr
 
 
 def test_the_whole_picture_is_never_in_memory(engine: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks import command
 from benchmarks.common import markdown_table, spread, write_results
 from benchmarks.recovery_classification import trained
+from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from compress.graph import capture
@@ -35,12 +38,14 @@ from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
 from search.eqnet.trainer import Trainer
 from search.layer_sensitivity import evaluator
+from workloads.classification.task import Classification
+from workloads.classification.training_data import ShuffledImages
 from workloads.loading import load_checkpoint
-from workloads.workload import LoadedModel
 
 WIDTHS = (8, 6, 4, 3, 2)
 COMPARED = "channel-sym-asym"
 """The form that trainings of one width have: weights per channel and symmetric, inputs with an offset."""
+STATE = "supernet.safetensors"
 _NORM_IMAGES = 2048
 _FIRST_SCALES = 1024
 
@@ -79,38 +84,53 @@ def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings
     return base
 
 
-def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Read:
-    """Train the supernet of an arm, or go on with it, and read out its subnets; or the result that is on the disk."""
-    folder = given.out / command.WORK / f"{arm.value.replace(' ', '-')}-{given.steps}-steps-seed-{seed}"
-    path = folder / "result.json"
-    if path.is_file():
-        return Read.model_validate_json(path.read_bytes())
+@dataclass(frozen=True)
+class Grown:
+    """A trained supernet with what it was trained on; `seconds` of the training."""
+
+    supernet: Supernet
+    samples: ShuffledImages
+    workload: Classification
+    steps: int
+    seconds: float
+
+
+def grow(arm: Arm, given: argparse.Namespace, seed: int, group: Processes, path: Path) -> Grown:
+    """Train the supernet of an arm, or go on with the one in `path`."""
     data = given.data_root / "classification" / "cifar10"
-    loaded = _loaded(given)
+    loaded = load_checkpoint(given.data_root / "classification" / "checkpoints" / f"{given.classifier}.pth")
     workload, side = loaded.workload, loaded.workload.min_input_side
+    if not isinstance(workload, Classification):
+        raise UsageError(f"{given.classifier} is no classifier; this study is about classes")
     graph = trainable_graph(capture(loaded.module, workload.example_input(side, side)))
     inputs = workload.calibration(data, _FIRST_SCALES, side, seed)
     supernet = Supernet(graph, ElasticSpace.of(graph, (8,) if arm is Arm.EIGHT else ALL_BITS))
     supernet.fit(inputs)
     samples, settings = workload.training(data, side, seed), settings_of(arm, given, seed)
     note(f"{arm.value}, seed {seed}: training")
-    position = Trainer(supernet, samples, settings, group, images=False, path=folder / "supernet.safetensors").run()
+    position = Trainer(supernet, samples, settings, group, images=False, path=path).run()
     if arm is Arm.EIGHT:
         trained_graph = supernet.cpu().float_graph()
         supernet = Supernet(trained_graph, ElasticSpace.of(trained_graph))
         supernet.fit(inputs)
-    seen = training_inputs(samples, _NORM_IMAGES)
-    subnets = Subnets(supernet, seen, evaluator(workload, workload.samples(data)))
+    return Grown(supernet, samples, workload, position.step, position.seconds)
+
+
+def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Read:
+    """The subnets of an arm, read out of its supernet; or the result that is on the disk."""
+    folder = given.out / command.WORK / f"{arm.value.replace(' ', '-')}-{given.steps}-steps-seed-{seed}"
+    path = folder / "result.json"
+    if path.is_file():
+        return Read.model_validate_json(path.read_bytes())
+    grown = grow(arm, given, seed, group, folder / STATE)
+    test = grown.workload.samples(given.data_root / "classification" / "cifar10")
+    subnets = Subnets(grown.supernet, training_inputs(grown.samples, _NORM_IMAGES), evaluator(grown.workload, test))
     forms = [form for form in FORMS if arm is Arm.SUPERNET or form.name == COMPARED]
-    space = supernet.space
+    space = grown.supernet.space
     quality = {bits: {f.name: subnets.quality(space.uniform(bits, f)) for f in forms} for bits in WIDTHS}
-    found = Read(arm=arm, seed=seed, steps=position.step, seconds=position.seconds, quality=quality)
+    found = Read(arm=arm, seed=seed, steps=grown.steps, seconds=grown.seconds, quality=quality)
     write_text(path, found.model_dump_json(indent=1) + "\n")
     return found
-
-
-def _loaded(given: argparse.Namespace) -> LoadedModel:
-    return load_checkpoint(given.data_root / "classification" / "checkpoints" / f"{given.classifier}.pth")
 
 
 def tables(reads: Sequence[Read], dedicated: dict[int, list[float]], float_top1: float) -> str:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
-
 from bitwright.foundation.errors import BitwrightError
 from bitwright.foundation.files import write_json, write_text
 from bitwright.foundation.progress import note
@@ -28,7 +22,7 @@ from search.eqnet.samples import collect
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
-from search.eqnet.trainer import Trainer
+from search.eqnet.trainer import Trainer, values_digest
 from search.layer_sensitivity import evaluator
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
@@ -131,7 +125,7 @@ def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor
         return Predictor.load(request.out / PREDICTOR), told
     space = subnets.supernet.space
     accounting = Accounting.of(trained.table, space)
-    owner = _digest(request.out / STATE)
+    owner = values_digest(request.out / STATE)
     samples = collect(
         space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
     )
@@ -166,12 +160,3 @@ class _Target:
         if form.index not in self.wide:
             self.wide[form.index] = self.subnets.quality(self.subnets.supernet.space.uniform(8, form))
         return max(value, self.wide[form.index] - self.largest)
-
-
-def _digest(path: Path) -> str:
-    """Hash of the values of a trained supernet; the file's metadata holds times."""
-    digest = hashlib.sha256()
-    for name, value in sorted(load_file(path).items()):
-        if name.startswith("value/"):
-            digest.update(name.encode() + value.contiguous().view(torch.uint8).reshape(-1).numpy().tobytes())
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitwright.foundation.progress import note
@@ -186,3 +187,12 @@ class Trainer:
 
 def _several(result: Tensor | Outputs) -> Outputs:
     return result if isinstance(result, tuple) else (result,)
+
+
+def values_digest(path: Path) -> str:
+    """Hash of the values of a saved supernet, whatever time its training took; for caches of what it was asked."""
+    digest = hashlib.sha256()
+    for name, value in sorted(load_file(path).items()):
+        if name.startswith("value/"):
+            digest.update(name.encode() + value.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

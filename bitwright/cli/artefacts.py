@@ -75,13 +75,20 @@ def measure(
     seconds: SecondsOption = 5.0,
     on: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Machine to measure on: ssh://[user@]host[:port]; without it, this one."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Machine to measure on: ssh://[user@]host[:port], or adb:SERIAL; without it, this one.",
+        ),
     ] = None,
     python: Annotated[
         str | None, typer.Option(metavar="PATH", help="With --on: Python there, with numpy and the runtime.")
     ] = None,
     remote_folder: Annotated[
-        str | None, typer.Option(metavar="DIR", help="With --on: folder to work in there; by default .cache/bitwright.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --on: folder to work in there; by default .cache/bitwright, with adb /data/local/tmp/bitwright.",
+        ),
     ] = None,
     ssh_config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --on: configuration of ssh in place of the user's.")

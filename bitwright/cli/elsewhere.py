@@ -77,16 +77,15 @@ def measure_there(
 ) -> MeasureSummary:
     """Measure a run on the machine at `address`."""
     from bitwright.runs.elsewhere import measure_on
-    from deploy.remote import REMOTE_FOLDER, SshAddress, SshTransport
+    from deploy.remote import transport_to
 
-    transport = SshTransport(SshAddress.parse(address), ssh_config)
     return measure_on(
         run,
-        transport,
+        transport_to(address, ssh_config),
         threads=threads,
         input_size=size,
         seconds=seconds,
         python=python or "python3",
-        folder=folder or REMOTE_FOLDER,
+        folder=folder,
         table=table,
     )

@@ -18,7 +18,7 @@ from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, protocol
 from bitwright.runs.reopen import reopened
 from bitwright.runs.stages import FLOAT
 from deploy.latency import Candidate
-from deploy.remote import REMOTE_FOLDER, FarBundle, Manifest, Results, Transport, is_bundle, write_bundle
+from deploy.remote import FarBundle, Manifest, Results, Transport, is_bundle, write_bundle
 
 BUNDLES = "bundles"
 """Folder of a run with the manifests of its bundles, by their hash: only what was measured with one is taken back."""
@@ -107,7 +107,7 @@ def measure_on(
     input_size: tuple[int, int],
     seconds: float,
     python: str = "python3",
-    folder: str = REMOTE_FOLDER,
+    folder: str | None = None,
     table: Path | None = None,
 ) -> MeasureSummary:
     """Time the run's engines on the machine behind `transport`; what an earlier call left there is gone on with.

@@ -1,14 +1,17 @@
 """Measuring on other machines: a bundle that carries engines and a runner, and ways to bring it there and back."""
 
+from deploy.remote.adb import AdbAddress, AdbTransport
+from deploy.remote.addresses import transport_to
 from deploy.remote.bundle import is_bundle, write_bundle
 from deploy.remote.manifest import Manifest, Protocol
-from deploy.remote.measuring import REMOTE_FOLDER, FarBundle
+from deploy.remote.measuring import FarBundle
 from deploy.remote.results import Results
 from deploy.remote.ssh import SshAddress, SshTransport
 from deploy.remote.transport import Transport
 
 __all__ = [
-    "REMOTE_FOLDER",
+    "AdbAddress",
+    "AdbTransport",
     "FarBundle",
     "Manifest",
     "Protocol",
@@ -17,5 +20,6 @@ __all__ = [
     "SshTransport",
     "Transport",
     "is_bundle",
+    "transport_to",
     "write_bundle",
 ]

@@ -20,9 +20,6 @@ from deploy.remote.results import LARGEST_BYTES
 from deploy.remote.sample_log import SAMPLES
 from deploy.remote.transport import Ended, Transport, printable
 
-REMOTE_FOLDER = ".cache/bitwright"
-"""Relative to where a login lands, the home folder."""
-
 _RESULTS = "results"
 _QUIET_SECONDS = 120.0
 _LONGEST_LINE = 1 << 16
@@ -35,19 +32,23 @@ _ERRORS: dict[int, type[BitwrightError]] = {
 
 @dataclass(frozen=True)
 class FarBundle:
-    """A bundle and the place that it has on another machine. `python`: the interpreter that runs it there."""
+    """A bundle and the place that it has on another machine.
+
+    `python`: the interpreter that runs it there. `folder`: the transport's own where none is given.
+    """
 
     transport: Transport
     bundle: Path
     manifest: Manifest
     python: str = "python3"
-    folder: str = REMOTE_FOLDER
+    folder: str | None = None
 
     @property
     def place(self) -> str:
         """Folder of this very bundle there."""
         # What begins with a dash would be taken for an option.
-        base = f"./{self.folder}" if self.folder.startswith("-") else self.folder
+        folder = self.transport.default_folder if self.folder is None else self.folder
+        base = f"./{folder}" if folder.startswith("-") else folder
         return f"{base.rstrip('/')}/{self.manifest.digest[:16]}"
 
     def measure(self, target: Path) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import selectors
 import shlex
 import shutil
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +12,10 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
+from deploy.remote.client import talk
 from deploy.remote.transport import Ended, Transport, printable
 
 _FAILED = 255
-_ERRORS_KEPT = 1 << 16
-_LOOK_SECONDS = 1.0
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9_.-]+)?")
 _SAFE = (
@@ -48,7 +43,7 @@ class SshAddress:
     @staticmethod
     def parse(text: str) -> SshAddress:
         """Read an address; UsageError for anything else, such as a password, a path or what ssh takes for an option."""
-        wanted = f"{printable(text)!r} is no address; give ssh://user@host or ssh://user@host:port"
+        wanted = f"{printable(text)!r} is no address; give ssh://user@host, ssh://user@host:port or adb:SERIAL"
         try:
             parts = urlsplit(text)
             port = parts.port
@@ -73,6 +68,8 @@ class SshAddress:
 
 class SshTransport(Transport):
     """A machine behind an SSH server. `config`: a configuration file in place of the user's (ssh -F)."""
+
+    default_folder = ".cache/bitwright"
 
     def __init__(self, address: SshAddress, config: Path | None = None, connect_seconds: int = 15) -> None:
         """MissingPackageError where no OpenSSH client is installed, UsageError where `config` is no file."""
@@ -103,64 +100,11 @@ class SshTransport(Transport):
         silence_seconds: float,
     ) -> Ended:
         """See `Transport.run`. The server hands the command to the user's shell, so each argument is quoted for it."""
-        process = subprocess.Popen(
-            [*self._command, shlex.join(arguments)],
-            stdin=subprocess.DEVNULL if source is None else source,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        errors = bytearray()
-        try:
-            self._pump(process, source, sink, errors, silence_seconds)
-            code = process.wait(silence_seconds)
-        except subprocess.TimeoutExpired as error:
-            raise DeviceError(f"{self.name}: ssh did not end within {silence_seconds:g} s") from error
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            for stream in (process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
-        ended = Ended(code, errors.decode(errors="replace"))
-        if code == _FAILED:
+        command = [*self._command, shlex.join(arguments)]
+        ended = talk(command, self.name, source=source, sink=sink, silence_seconds=silence_seconds)
+        if ended.code == _FAILED:
             raise DeviceError(f"{self.name}: {_explain(ended, self._address)}")
         return ended
-
-    def _pump(
-        self,
-        process: subprocess.Popen[bytes],
-        source: BinaryIO | None,
-        sink: Callable[[bytes], None],
-        errors: bytearray,
-        silence_seconds: float,
-    ) -> None:
-        """Pass on what ssh prints until it has closed both streams; DeviceError where nothing moves for too long."""
-        assert process.stdout is not None
-        assert process.stderr is not None
-        moved, sent = time.monotonic(), -1
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            selector.register(process.stderr, selectors.EVENT_READ)
-            while selector.get_map():
-                for key, _ in selector.select(_LOOK_SECONDS):
-                    received = os.read(key.fd, 1 << 16)
-                    moved = time.monotonic()
-                    if not received:
-                        selector.unregister(key.fileobj)
-                    elif key.fileobj is process.stdout:
-                        sink(received)
-                    else:
-                        errors += received
-                        del errors[:-_ERRORS_KEPT]
-                # ssh reads from the same open file, so its position tells how much has left.
-                position = -1 if source is None else os.lseek(source.fileno(), 0, os.SEEK_CUR)
-                if position != sent:
-                    moved, sent = time.monotonic(), position
-                if time.monotonic() - moved > silence_seconds:
-                    raise DeviceError(
-                        f"{self.name}: nothing has moved for {silence_seconds:g} s; the connection was closed"
-                    )
 
 
 def _explain(ended: Ended, address: SshAddress) -> str:

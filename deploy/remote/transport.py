@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,12 @@ class Ended:
 
 
 class Transport(ABC):
-    """A connection to one machine, opened anew for each command."""
+    """A connection to one machine, opened anew for each command.
+
+    `default_folder`: where bundles lie there; a relative one is taken from where a login lands, the home folder.
+    """
+
+    default_folder: ClassVar[str]
 
     @property
     @abstractmethod

@@ -7,7 +7,6 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bitwright.foundation.errors import BitwrightError, DeviceError, UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.foundation.progress import reporting_to
-from deploy.remote import FarBundle, Results, SshAddress, SshTransport
-from deploy.remote.sample_log import SAMPLES
+from deploy.remote import Results, SshAddress, SshTransport
 from tests.deploy.bundle_helpers import Bundle, make_bundle
 from tests.deploy.far_machine import HOSTILE, SshServer, await_rounds, bare_python, kill, runners, start_server
+from tests.deploy.far_runs import Background, far, samples_of
 from tests.listener import Listener
 
 
@@ -46,37 +45,6 @@ def long_bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest
 @pytest.fixture
 def transport(server: SshServer) -> SshTransport:
     return SshTransport(SshAddress.parse(server.address), server.config)
-
-
-def far(transport: SshTransport, bundle: Bundle, folder: Path, python: str = sys.executable) -> FarBundle:
-    return FarBundle(transport, bundle.file, bundle.manifest, python=python, folder=str(folder))
-
-
-def samples_of(machine: FarBundle) -> Path:
-    return Path(machine.place, "results", SAMPLES)
-
-
-class Background(threading.Thread):
-    """A measurement that goes on while the test does something to it."""
-
-    def __init__(self, machine: FarBundle, target: Path) -> None:
-        super().__init__(daemon=True)
-        self._machine = machine
-        self._target = target
-        self.error: BitwrightError | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._machine.measure(self._target)
-        except BitwrightError as error:
-            self.error = error
-
-    def ended_with(self) -> str:
-        self.join(120)
-        assert not self.is_alive()
-        assert isinstance(self.error, DeviceError), self.error
-        return str(self.error)
 
 
 def test_a_bundle_goes_there_is_measured_and_comes_back(

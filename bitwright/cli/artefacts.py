@@ -12,6 +12,7 @@ from bitwright.cli.compress import show_result
 from bitwright.cli.elsewhere import measure_there
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
 from bitwright.cli.run_options import (
+    EnergyFlag,
     InputSizeOption,
     RunArgument,
     SecondsOption,
@@ -94,6 +95,7 @@ def measure(
         Path | None, typer.Option(metavar="FILE", help="With --on: configuration of ssh in place of the user's.")
     ] = None,
     table: TableOption = None,
+    energy: EnergyFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Time a run's engine against its float baseline again, side by side, here or on another machine.
@@ -117,12 +119,13 @@ def measure(
                 python=python,
                 folder=remote_folder,
                 ssh_config=ssh_config,
+                energy=energy,
                 table=table,
             )
         elif python or remote_folder or ssh_config:
             raise UsageError("--python, --remote-folder and --ssh-config say something of the machine in --on; give it")
         else:
-            timed = time_it(run, threads=threads, input_size=size, seconds=seconds, table=table)
+            timed = time_it(run, threads=threads, input_size=size, seconds=seconds, table=table, energy=energy)
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
 
 

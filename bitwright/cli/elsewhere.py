@@ -9,6 +9,7 @@ import typer
 
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
 from bitwright.cli.run_options import (
+    EnergyFlag,
     InputSizeOption,
     RunArgument,
     SecondsOption,
@@ -27,6 +28,7 @@ def bundle(
     threads: ThreadsOption = 1,
     input_size: InputSizeOption = "128x128",
     seconds: SecondsOption = 5.0,
+    energy: EnergyFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write one file that measures a run's engine on a machine to which it is carried by hand.
@@ -41,7 +43,7 @@ def bundle(
     from bitwright.runs.elsewhere import bundle as write
 
     with showing_progress():
-        written = write(run, out, threads=threads, input_size=size, seconds=seconds)
+        written = write(run, out, threads=threads, input_size=size, seconds=seconds, energy=energy)
     write_line(written.model_dump_json(indent=2) if as_json else "\n".join(written.lines()))
 
 
@@ -73,6 +75,7 @@ def measure_there(
     python: str | None,
     folder: str | None,
     ssh_config: Path | None,
+    energy: bool,
     table: Path | None,
 ) -> MeasureSummary:
     """Measure a run on the machine at `address`."""
@@ -88,4 +91,5 @@ def measure_there(
         python=python or "python3",
         folder=folder,
         table=table,
+        energy=energy,
     )

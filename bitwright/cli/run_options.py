@@ -13,6 +13,9 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of 
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of each engine.")]
 InputSizeOption = Annotated[str, typer.Option(metavar="HxW", help="Height x width of the input, in pixels.")]
 SecondsOption = Annotated[float, typer.Option(min=0.1, help="Timed seconds of each engine, at least.")]
+EnergyFlag = Annotated[
+    bool, typer.Option("--energy", help="Also measure energy on the power rails of the machine, 10 s an engine.")
+]
 TableOption = Annotated[
     Path | None, typer.Option("--table", metavar="FILE", help="Latency table to add both times to, such as pi5.jsonl.")
 ]

@@ -47,7 +47,9 @@ class BundleSummary(BaseModel):
         )
 
 
-def bundle(run: Path, out: Path, *, threads: int, input_size: tuple[int, int], seconds: float) -> BundleSummary:
+def bundle(
+    run: Path, out: Path, *, threads: int, input_size: tuple[int, int], seconds: float, energy: bool = False
+) -> BundleSummary:
     """Write a run's engine and its baseline with an input of `input_size` (height, width) and a runner to `out`.
 
     OutputError for a folder or a file that is no bundle in that place.
@@ -60,7 +62,7 @@ def bundle(run: Path, out: Path, *, threads: int, input_size: tuple[int, int], s
     with reopened(run) as job:
         job.runtime.require_timed()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
-        session = protocol(threads=threads, seconds=seconds, seed=job.request.seed)
+        session = protocol(threads=threads, seconds=seconds, seed=job.request.seed, energy=energy)
         manifest = write_bundle(out, candidates, x, session, run=run)
         write_bytes(run / BUNDLES / f"{manifest.digest}.json", manifest.to_bytes())
     releases = {f"{arm.spec.runtime} {arm.spec.runtime_version.partition('-')[0]}" for arm in manifest.arms}
@@ -109,6 +111,7 @@ def measure_on(
     python: str = "python3",
     folder: str | None = None,
     table: Path | None = None,
+    energy: bool = False,
 ) -> MeasureSummary:
     """Time the run's engines on the machine behind `transport`; what an earlier call left there is gone on with.
 
@@ -117,7 +120,7 @@ def measure_on(
     """
     with tempfile.TemporaryDirectory(prefix="bitwright-bundle-") as temporary:
         file = Path(temporary) / "bundle.pyz"
-        made = bundle(run, file, threads=threads, input_size=input_size, seconds=seconds)
+        made = bundle(run, file, threads=threads, input_size=input_size, seconds=seconds, energy=energy)
         manifest = Manifest.model_validate_json((run / BUNDLES / f"{made.bundle}.json").read_bytes())
         far = FarBundle(transport, file, manifest, python=python, folder=folder)
         samples = Path(temporary) / "samples.jsonl"

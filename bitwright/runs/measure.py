@@ -19,6 +19,7 @@ from deploy.engines import load_engine
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
+from deploy.latency.energy import Energy
 from deploy.profiling.rows import timed_row
 from hw_profiles.latency_table import LatencyTable
 
@@ -38,6 +39,7 @@ class MeasureSummary(BaseModel):
     machine: str
     elsewhere: Elsewhere | None
     emulator: str | None = None
+    energy: Energy | None = None
     target_reached: bool = True
     table: str | None = None
 
@@ -69,23 +71,31 @@ class MeasureSummary(BaseModel):
         lines.append(f"speed-up {speed.ratio:.2f} [{ratio_interval(speed.low, speed.high)}]: {speed.verdict}")
         if timed.noisy:
             lines.append(f"warning: {'; '.join(self.noise)}; treat these figures as rough")
+        if self.energy is not None:
+            lines += self.energy.lines()
         if not self.target_reached:
             lines.append("warning: the time was up before there were enough samples; give more --seconds")
         return lines
 
 
 def measure(
-    run: Path, *, threads: int, input_size: tuple[int, int], seconds: float, table: Path | None = None
+    run: Path,
+    *,
+    threads: int,
+    input_size: tuple[int, int],
+    seconds: float,
+    table: Path | None = None,
+    energy: bool = False,
 ) -> MeasureSummary:
     """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`.
 
-    `table`: a latency table that both times are added to.
+    `table`: a latency table that both times are added to. `energy`: also measure that; UsageError where it cannot be.
     """
     with reopened(run) as job:
         job.runtime.require_timed()
         load_engine(run / ENGINE, 1, device=job.profile).require_here()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
-        timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed)
+        timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy)
     same_machine(Environment.model_validate(load_report(run).environment), timed.environment)
     return keep(run, timed, table)
 
@@ -113,6 +123,7 @@ def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> Measu
         machine=f"{there.cpu_model}, {there.architecture}, {there.usable_cores} cores ({there.fingerprint})",
         elsewhere=timed.elsewhere,
         emulator=there.emulator,
+        energy=timed.energy,
         target_reached=timed.target_reached,
         table=None if table is None else str(table),
     )

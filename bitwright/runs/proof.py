@@ -30,6 +30,7 @@ QUALITY = "quality.json"
 LATENCY = "latency.json"
 ENGINE_NAME, BASELINE_NAME = "engine", "float"
 NOT_RUN = "not_run"
+ENERGY_SECONDS = 10.0
 CROP = 192
 PICTURES = 3
 
@@ -145,9 +146,11 @@ def why_not_run(job: Job) -> str | None:
     return None if reason is None else str(reason)
 
 
-def time_engines(run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int) -> ComparisonResult:
+def time_engines(
+    run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int, energy: bool = False
+) -> ComparisonResult:
     """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each."""
-    session = protocol(threads=threads, seconds=seconds, seed=seed)
+    session = protocol(threads=threads, seconds=seconds, seed=seed, energy=energy)
     candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
     probe = run / "work" / "latency-input.npy"
     probe.parent.mkdir(parents=True, exist_ok=True)
@@ -165,10 +168,11 @@ def time_engines(run: Path, x: NDArray[np.float32], *, threads: int, seconds: fl
         gate=session.gate,
         block_seconds=session.block_seconds,
         timeout_seconds=session.timeout_seconds,
+        energy_seconds=session.energy_seconds,
     )
 
 
-def protocol(*, threads: int, seconds: float, seed: int) -> Protocol:
+def protocol(*, threads: int, seconds: float, seed: int, energy: bool = False) -> Protocol:
     """How engines are timed, here and elsewhere: at least `seconds` each.
 
     A short session also waits less for a quiet machine and takes shorter turns; from 5 s on the harness's own hold.
@@ -183,6 +187,7 @@ def protocol(*, threads: int, seconds: float, seed: int) -> Protocol:
         percentiles=percentiles,
         gate=LoadGate(wait_seconds=min(20.0, 4 * seconds)),
         block_seconds=min(0.25, seconds / 20),
+        energy_seconds=ENERGY_SECONDS if energy else None,
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
 from deploy.environment import Environment, Heat
+from deploy.latency.energy import Energy
 from deploy.latency.measurement import SCHEMA_VERSION, Clock, Measurement, Speedup
 from deploy.latency.statistics import paired_ratio
 
@@ -44,6 +45,7 @@ class ComparisonResult(BaseModel):
     clock_mhz_after: float | None
     heat_before: Heat | None = Field(default=None, description="when the engines were warm, before the first round")
     heat_after: Heat | None = None
+    energy: Energy | None = Field(default=None, description="None: not asked for")
     elsewhere: Elsewhere | None = Field(default=None, description="None: measured by this very process")
     environment: Environment
 

@@ -15,6 +15,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import track
 from deploy.environment import Environment, Heat
 from deploy.latency.comparison import ComparisonResult
+from deploy.latency.energy import Energy
 from deploy.latency.foreign_load import CpuReading, wait_for_quiet
 from deploy.latency.measurement import Measurement, Noise, measurement_of, noise_of
 from deploy.latency.policies import LoadGate, WarmUp
@@ -32,6 +33,7 @@ from deploy.latency.protocol import (
 from deploy.latency.rounds import SETTLE_RUNS, Samples, run_rounds
 from deploy.latency.statistics import needed_samples
 from deploy.latency.worker_process import WorkerProcess
+from deploy.power_rails import energy_pass, require_rails
 
 DEFAULT_WARM_UP = WarmUp()
 DEFAULT_GATE = LoadGate()
@@ -62,6 +64,9 @@ class _Subject:
         reply = self.worker.ask(RunCommand(count=self.samples.block_runs, settle=SETTLE_RUNS), RunReply)
         self.samples.add(reply.wall_ns, reply.cpu_ns)
 
+    def run_untimed(self) -> int:
+        return len(self.worker.ask(RunCommand(count=self.samples.block_runs), RunReply).wall_ns)
+
 
 def measure(
     candidates: Sequence[Candidate],
@@ -79,19 +84,23 @@ def measure(
     affinity: Sequence[int] | None = None,
     block_seconds: float = 0.25,
     timeout_seconds: float = 300.0,
+    energy_seconds: float | None = None,
 ) -> ComparisonResult:
     """Measure `candidates` side by side on one input and return their distributions.
 
     The input is `input_file` (.npy, float32 [N, C, H, W]) or uniform noise in [0, 1) of `input_shape`. Each round runs
     one block of about `block_seconds` of every engine, in an order drawn anew from `seed`. Rounds go on until every
     engine has `min_seconds` of timed runs and `min_samples` samples (None: what the highest percentile needs), or the
-    rounds have lasted `max_seconds`. `timeout_seconds` limits each answer of a worker.
+    rounds have lasted `max_seconds`. `timeout_seconds` limits each answer of a worker. `energy_seconds`: how long
+    each engine is run once more, after the rounds, to measure what it takes from the power rails.
 
-    Raises UsageError for a request that makes no sense, DeviceError for a worker that dies or hangs, VerificationError
-    for an engine that raises. No worker survives this call, however it ends.
+    Raises UsageError for a request that makes no sense or for energy that this machine does not tell, DeviceError for a
+    worker that dies or hangs, VerificationError for an engine that raises. No worker survives this call, however it
+    ends.
     """
     wanted = min_samples if min_samples is not None else max((needed_samples(p) for p in percentiles), default=1)
     _check(candidates, threads, min_seconds, max_seconds, affinity)
+    rails = require_rails() if energy_seconds else []
     environment = Environment.record()
     with tempfile.TemporaryDirectory(prefix="bitwright-latency-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
@@ -127,6 +136,10 @@ def measure(
         order = tuple(track(rounds, "measuring latency, interleaved", total))
         foreign_during = before.foreign_cores_until(CpuReading.take(pids))
         heat_after = Heat.record()
+        energy = None
+        if energy_seconds:
+            untimed = {name: subject.run_untimed for name, subject in by_name.items()}
+            energy = Energy.model_validate(energy_pass(rails, untimed, energy_seconds))
         noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, heat_before, heat_after)
         measurements = tuple(
             _finish(subject, shape, threads, tuple(percentiles), noise, environment.fingerprint) for subject in subjects
@@ -146,6 +159,7 @@ def measure(
             clock_mhz_after=heat_after.clock_mhz,
             heat_before=heat_before,
             heat_after=heat_after,
+            energy=energy,
             environment=environment,
         )
 

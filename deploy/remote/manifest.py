@@ -27,6 +27,7 @@ class Protocol(_Part):
     percentiles: tuple[float, ...]
     block_seconds: float = Field(gt=0)
     timeout_seconds: float = Field(default=300.0, gt=0)
+    energy_seconds: float | None = Field(default=None, gt=0)
     warm_up: WarmUp = WarmUp()
     gate: LoadGate = LoadGate()
 

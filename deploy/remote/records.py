@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from deploy.environment import Environment, Heat
+from deploy.latency.energy import Energy
 
 Cores = Annotated[float, Field(ge=0)]
 Nanoseconds = Annotated[int, Field(gt=0)]
@@ -86,6 +87,7 @@ class End(_Record):
     record: Literal["end"]
     heat: Heat
     arms: dict[str, ArmEnd]
+    energy: Energy | None = None
     sha256: str
 
 

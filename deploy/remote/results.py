@@ -128,6 +128,7 @@ class Results:
             clock_mhz_after=self.end.heat.clock_mhz,
             heat_before=heat_before,
             heat_after=self.end.heat,
+            energy=self.end.energy,
             elsewhere=Elsewhere(
                 bundle=self.head.bundle,
                 sessions=len(starts),
@@ -149,6 +150,7 @@ class Results:
             *(record.order for record in self.rounds),
             *(list(record.blocks) for record in self.rounds),
             list(self.end.arms),
+            *([] if self.end.energy is None else [list(self.end.energy.arms)]),
         ]
         for group in groups:
             if sorted(group) != names:

@@ -20,6 +20,7 @@ from deploy.latency.child_process import GOODBYE_SECONDS, ChildProcess, thread_e
 from deploy.latency.foreign_load import CpuReading, wait_for_quiet
 from deploy.latency.rounds import SETTLE_RUNS, Samples, run_rounds
 from deploy.machine import differences, read_machine
+from deploy.power_rails import energy_pass, require_rails
 from deploy.remote.archive import Archive
 from deploy.remote.sample_log import SCHEMA_VERSION, SampleLog
 
@@ -65,6 +66,10 @@ class Arm:
         block = self.worker.ask("run", count=self.samples.block_runs, settle=SETTLE_RUNS)
         self.samples.add(block["wall_ns"], block["cpu_ns"])
 
+    def run_untimed(self) -> int:
+        """Run one block that is not kept; the number of its runs."""
+        return len(self.worker.ask("run", count=self.samples.block_runs, settle=0)["wall_ns"])
+
     def last_block(self) -> Values:
         """The samples of the block that was timed last."""
         size = self.samples.block_sizes[-1]
@@ -79,6 +84,7 @@ def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[
     """
     protocol: Values = archive.manifest["protocol"]
     gate: Values = protocol["gate"]
+    rails = require_rails() if protocol["energy_seconds"] else []
     machine = read_machine()
     _begin(archive, log, machine)
     past = len(log.of_kind("round"))
@@ -109,7 +115,11 @@ def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[
             passed = {"seconds": now.wall - before.wall, "foreign_cores": before.foreign_cores_until(now)}
             log.add("round", {"order": order, "blocks": {n: a.last_block() for n, a in arms.items()}, **passed})
         told = {name: arm.worker.ask("info", output=str(arm.output)) for name, arm in arms.items()}
-        log.end({"heat": read_heat(), "arms": told})
+        ended: Values = {"heat": read_heat(), "arms": told}
+        if rails:
+            untimed = {name: arm.run_untimed for name, arm in arms.items()}
+            ended["energy"] = energy_pass(rails, untimed, protocol["energy_seconds"])
+        log.end(ended)
 
 
 def session_ends(log: SampleLog) -> list[tuple[float, float]]:

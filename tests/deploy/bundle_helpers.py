@@ -24,7 +24,7 @@ class Bundle:
     manifest: Manifest
 
 
-def protocol(seconds: float = 0.05, min_samples: int = 29) -> Protocol:
+def protocol(seconds: float = 0.05, min_samples: int = 29, energy_seconds: float | None = None) -> Protocol:
     return Protocol(
         threads=1,
         seed=SEED,
@@ -33,6 +33,7 @@ def protocol(seconds: float = 0.05, min_samples: int = 29) -> Protocol:
         max_seconds=60.0 + seconds,
         percentiles=(50.0, 90.0),
         block_seconds=0.01,
+        energy_seconds=energy_seconds,
         warm_up=WarmUp(min_runs=4, min_seconds=0.0, max_seconds=0.2),
         gate=LoadGate(wait_seconds=0.0, window_seconds=0.05),
     )

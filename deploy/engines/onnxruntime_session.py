@@ -11,6 +11,10 @@ from bitwright.foundation.optional import require
 from deploy.engines.runtime_packages import import_runtime
 from deploy.runtimes import FloatPrecision, Runtime
 
+UNPLANNED = ("WeightBiasQuantization",)
+"""Optimisers that change what was planned: this one (microsoft/onnxruntime#22969) rounds weights of a layer that the
+plan leaves in float to 8 bits, where its input and output are quantised."""
+
 
 def session_options(threads: int) -> dict[str, str]:
     """The session options that decide speed."""
@@ -54,7 +58,9 @@ class OnnxRuntimeSession:
             options.profile_file_prefix = str(events)
         self._errors = _errors()
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=[*UNPLANNED]
+            )
         except self._errors as error:
             raise UsageError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
         self._input = self._session.get_inputs()[0].name

@@ -1,7 +1,7 @@
 """What mixed widths are worth in one supernet: `python -m benchmarks.eqnet_mixed --data-root DIR`.
 
-The supernet of `benchmarks.eqnet_study` (trained first where it is missing). A predictor learns from subnets that were
-evaluated truly, and is told against others. Then, at the BitOps of each uniform width: the plan of a genetic search
+The supernet of `benchmarks.eqnet_study` (trained first where it is missing). Predictors learn from subnets that were
+evaluated truly, and are told against others. Then, at the BitOps of each uniform width: the plan of a genetic search
 over 50,000 predictions, its best evaluated truly; the best of as many random members by the same predictor, as many
 evaluated; and the best of random members that were all evaluated truly, as many as the predictor and the search have
 cost together. Plans are chosen on held-out training images, and told on the test set.
@@ -12,10 +12,11 @@ Every evaluation is kept: stop the benchmark at any moment, and continue it.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,18 @@ from bitwright.foundation.progress import note, track
 from compress.layer_table import LayerTable
 from compress.training.processes import processes
 from search.eqnet.accounting import Accounting, LayerCosts
+from search.eqnet.cqap import Cqap, train_cqap
 from search.eqnet.encoder import Bits, bits_of, configuration_of
 from search.eqnet.forms import FORMS
 from search.eqnet.genes import GeneMap
 from search.eqnet.genetic import GeneticSettings, evolve
+from search.eqnet.noise_regression import NoiseRegression
 from search.eqnet.norms import training_inputs
-from search.eqnet.predictor import Agreement, Predictor, learning_curve, train
+from search.eqnet.predictor import Agreement, Predictor, learning_curve
+from search.eqnet.predictor_choice import train
 from search.eqnet.repair import Limit
-from search.eqnet.samples import Evaluate, collect
-from search.eqnet.space import Configuration
+from search.eqnet.samples import Evaluate, Measured, collect
+from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.trainer import values_digest
 from search.eqnet.verification import verify
@@ -49,6 +53,7 @@ NEAR = 0.95
 """Random members have at least this share of the BitOps that they may have."""
 STEEPEST = 1.5
 CHUNK = 20_000
+OTHER_IMAGES = "their quality on the test set"
 UNIFORM, GENETIC, PREDICTED, EVALUATED = (
     "uniform", "genetic search", "random, predicted", "random, evaluated",
 )  # fmt: skip
@@ -68,6 +73,25 @@ class Chosen(BaseModel):
     held_out: float
     test: float
     widths: tuple[tuple[int, int], ...]
+
+
+class Learnt(BaseModel):
+    """Agreement of a kind of predictor that has learnt from some samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    samples: int | None
+    told: Agreement
+
+
+def _cqap(space: ElasticSpace, samples: Sequence[Measured]) -> Predictor:
+    return train_cqap(space, samples)[0]
+
+
+_KINDS: dict[str, Callable[[ElasticSpace, Sequence[Measured]], Predictor]] = {
+    Cqap.KIND: _cqap, NoiseRegression.KIND: NoiseRegression.fit,
+}  # fmt: skip
 
 
 class Kept:
@@ -136,8 +160,11 @@ class Mixed:
         self.test = Kept(tested.quality, folder / "test.jsonl")
         self.genes, self.bitops = GeneMap(self.space), self.accounting.bitops()
 
-    def predictor(self) -> tuple[Predictor, dict[int, Agreement], float]:
-        """Trained on all samples but those that its agreement is told on, by number of samples; and its seconds."""
+    def predictor(self) -> tuple[Predictor, list[Learnt], float]:
+        """Trained on all samples but those that agreements are told on; how both kinds learn, and the seconds of both.
+
+        A last entry compares the true qualities of these subnets with those on the test set: what their noise allows.
+        """
         given = self.given
         samples = collect(self.space, self.accounting, self.held_out, given.samples, seed=0, owner=self.owner)
         kept = len(samples) - given.told
@@ -145,7 +172,13 @@ class Mixed:
         began = time.perf_counter()
         net, _ = train(self.space, samples[:kept])
         seconds = time.perf_counter() - began
-        return net, learning_curve(self.space, samples[:kept], samples[kept:], sizes), seconds
+        learnt = []
+        for kind, fit in _KINDS.items():
+            curve = learning_curve(functools.partial(fit, self.space), samples[:kept], samples[kept:], sizes)
+            learnt += [Learnt(kind=kind, samples=size, told=one) for size, one in curve.items()]
+        values = np.array([[s.value, self.test(s.configuration)] for s in track(samples[kept:], "on other images")])
+        learnt.append(Learnt(kind=OTHER_IMAGES, samples=None, told=Agreement.of(values[:, 1], values[:, 0])))
+        return net, learnt, seconds
 
     def chosen(self, arm: str, bits: int, seed: int, net: Predictor) -> Chosen:
         """What an arm finds within the BitOps of uniform `bits`."""
@@ -178,16 +211,16 @@ class Mixed:
         )  # fmt: skip
 
 
-def tables(found: Sequence[Chosen], curve: dict[int, Agreement]) -> str:
-    """The predictor by its samples; and quality by arm and BitOps, on the test set and on the held-out images."""
+def tables(found: Sequence[Chosen], learnt: Sequence[Learnt]) -> str:
+    """Predictors by their samples; and quality by arm and BitOps, on the test set and on the held-out images."""
     rows = [
-        [str(size), *("n/a" if v is None else f"{v:.3f}" for v in (a.pearson, a.kendall, a.kendall_top_quartile)),
-         f"{a.rmse:.2f}"]
-        for size, a in curve.items()
+        [one.kind, str(one.samples or ""), *("n/a" if v is None else f"{v:.3f}" for v in
+         (one.told.pearson, one.told.kendall, one.told.kendall_top_quartile)), f"{one.told.rmse:.2f}"]
+        for one in learnt
     ]  # fmt: skip
-    told = next(iter(curve.values())).samples
-    head = ["samples", "Pearson", "Kendall", "Kendall, best quarter", "RMSE, %"]
-    first = f"Predictor, on {told} other subnets of all eight forms:\n\n{markdown_table(head, rows)}"
+    told = learnt[0].told.samples
+    head = ["predictor", "samples", "Pearson", "Kendall", "Kendall, best quarter", "RMSE, %"]
+    first = f"Predictors, on {told} other subnets of all eight forms:\n\n{markdown_table(head, rows)}"
     budgets = sorted({one.bits for one in found}, reverse=True)
     rows = []
     for arm in ARMS:
@@ -204,16 +237,16 @@ def benchmark(given: argparse.Namespace) -> str:
     """Make what is missing; write the results after each seed and return the text of the tables."""
     torch.set_num_threads(given.threads)
     mixed = Mixed(given)
-    net, curve, seconds = mixed.predictor()
-    note(f"predictor trained in {seconds:.0f} s: {curve[max(curve)]}")
+    net, learnt, seconds = mixed.predictor()
+    note(f"both predictors trained in {seconds:.1f} s; the better one is the {net.KIND}")
     found = [mixed.chosen(UNIFORM, bits, 0, net) for bits in given.widths]
     for seed in range(given.seeds):
         pairs = [(arm, bits) for arm in (GENETIC, PREDICTED, EVALUATED) for bits in given.widths]
         found += [mixed.chosen(arm, bits, seed, net) for arm, bits in track(pairs, f"seed {seed}: arms and budgets")]
         text = f"## {given.classifier}, one supernet of {given.steps} steps, {seed + 1} seed(s) of the searches\n\n"
-        text += tables(found, curve)
+        text += tables(found, learnt)
         results = {
-            "agreement": {str(size): one.model_dump() for size, one in curve.items()}, "predictor_seconds": seconds,
+            "agreement": [one.model_dump() for one in learnt], "predictor_seconds": seconds, "predictor": net.KIND,
             "chosen": [one.model_dump() for one in found],
         }  # fmt: skip
         write_results(given.out, "eqnet_mixed", results, text, command.hidden(given))

@@ -23,12 +23,13 @@ from benchmarks.common import markdown_table, write_results
 from compress.graph import capture
 from compress.layer_table import LayerTable
 from search.eqnet.accounting import Accounting
+from search.eqnet.cqap import Cqap, CqapSettings, train_cqap
 from search.eqnet.encoder import Bits, bits_of, forms_of
 from search.eqnet.forms import FORMS
 from search.eqnet.genes import GeneMap
 from search.eqnet.genetic import FoundMembers, GeneticSettings, evolve, random_search
 from search.eqnet.pareto import front
-from search.eqnet.predictor import Agreement, Predictor, PredictorSettings, train
+from search.eqnet.predictor import Agreement
 from search.eqnet.repair import Limit
 from search.eqnet.samples import Measured, draw
 from search.eqnet.space import Configuration, ElasticSpace
@@ -62,8 +63,8 @@ def benchmark(given: argparse.Namespace) -> str:
 
     drawn = [draw(space, accounting, given.seed, index) for index in range(given.samples)]
     samples = [Measured(one, quality(one)) for one in drawn]
-    trained: list[tuple[Predictor, Agreement]] = []
-    training = _seconds(lambda: trained.append(train(space, samples, PredictorSettings(epochs=given.epochs))))
+    trained: list[tuple[Cqap, Agreement]] = []
+    training = _seconds(lambda: trained.append(train_cqap(space, samples, CqapSettings(epochs=given.epochs))))
     net, told = trained[0]
     genes, bitops = GeneMap(space), accounting.bitops()
     budget = float(bitops(bits_of([space.uniform(4, FORM)]))[0])

@@ -17,7 +17,8 @@ from compress.training.processes import Processes, processes
 from search.eqnet.accounting import Accounting
 from search.eqnet.devices import DeviceChoice
 from search.eqnet.norms import training_inputs
-from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve, train
+from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
+from search.eqnet.predictor_choice import load, train
 from search.eqnet.samples import collect
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
@@ -95,7 +96,7 @@ def _deployed(trained: Trained) -> EqnetResult:
             # The others are still wanted; what is wrong with this one is told at the end.
             note(f"{choice.profile.id}: {error}")
             complaint = complaint or error
-    result = _result(trained, told, plans)
+    result = _result(trained, told, plans, None if predictor is None else predictor.KIND)
     write_text(request.out / RESULT, result.model_dump_json(indent=1) + "\n")
     if complaint is not None:
         raise complaint
@@ -107,11 +108,11 @@ def _nothing(trained: Trained) -> EqnetResult:
     return _result(trained, None, [])
 
 
-def _result(trained: Trained, told: Agreement | None, plans: list[DevicePlan]) -> EqnetResult:
+def _result(trained: Trained, told: Agreement | None, plans: list[DevicePlan], kind: str | None = None) -> EqnetResult:
     request, workload = trained.network.request, trained.network.loaded.workload
     return EqnetResult(
         method=trained.label, steps=request.steps, metric=workload.metric, unit=workload.unit, predictor=told,
-        devices=tuple(plans),
+        predictor_kind=kind, devices=tuple(plans),
     )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor
         return None, None
     if (request.out / AGREEMENT).is_file():
         told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
-        return Predictor.load(request.out / PREDICTOR), told
+        return load(request.out / PREDICTOR), told
     space = subnets.supernet.space
     accounting = Accounting.of(trained.table, space)
     owner = values_digest(request.out / STATE)
@@ -130,10 +131,14 @@ def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor
         space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
     )
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
-    net, _ = train(space, samples[:kept])
+    net, kinds = train(space, samples[:kept])
     told = agreement(net, samples[kept:])
+    errors = ", ".join(f"{kind} {one.rmse:.3f}" for kind, one in kinds.items())
+    note(f"predictor: {net.KIND} (error on the samples that chose: {errors})")
     sizes = sorted({kept // 2, *(size for size in CURVE_SIZES if size < kept)})
-    curve = learning_curve(space, samples[:kept], samples[kept:], [size for size in sizes if size >= 4])
+    curve = learning_curve(
+        lambda some: train(space, some)[0], samples[:kept], samples[kept:], [size for size in sizes if size >= 4]
+    )
     write_json(request.out / CURVE, {str(size): one.model_dump() for size, one in curve.items()})
     net.save(request.out / PREDICTOR)
     write_text(request.out / AGREEMENT, told.model_dump_json(indent=1) + "\n")

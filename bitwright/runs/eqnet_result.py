@@ -98,6 +98,7 @@ class EqnetResult(BaseModel):
     metric: str
     unit: str
     predictor: Agreement | None = Field(description="on samples left out; null: no device had a choice")
+    predictor_kind: str | None = None
     devices: tuple[DevicePlan, ...]
 
     def lines(self) -> list[str]:
@@ -106,7 +107,7 @@ class EqnetResult(BaseModel):
         if self.predictor is not None and self.predictor.kendall is not None:
             told = self.predictor
             shown.append(
-                f"predictor on {told.samples} samples left out: Kendall {told.kendall:.3f}, "
+                f"predictor ({self.predictor_kind}) on {told.samples} samples left out: Kendall {told.kendall:.3f}, "
                 f"RMSE {told.rmse:.3f} {self.unit}"
             )
         for plan in self.devices:

@@ -9,13 +9,15 @@ recommended form differ, the recommended one is the default and the text says so
   `distribution`)
 - `export`, `Subnets`: from a subnet to integers, its norms calibrated or its biases corrected (`export`, `norms`,
   `subnets`)
-- `Predictor`: quality from widths and form (`predictor`, `encoder`, `samples`)
+- `Predictor`: quality from widths and form (`predictor`, `cqap`, `noise_regression`, `predictor_choice`, `encoder`,
+  `samples`)
 - `evolve`, `front`, `verify`: the search and its costs (`genetic`, `genes`, `repair`, `pareto`, `verification`,
   `accounting`)
 - `device_choice`, `search_device`: what a device executes, and the plan for it (`devices`, `device_search`)
 """
 
 from search.eqnet.accounting import Accounting, LayerCosts
+from search.eqnet.cqap import Cqap, CqapSettings
 from search.eqnet.device_search import DeviceFound, DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost
 from search.eqnet.encoder import Encoder
@@ -23,9 +25,10 @@ from search.eqnet.export import Target, export
 from search.eqnet.forms import FORMS, Form, OffsetMode
 from search.eqnet.genes import GeneMap
 from search.eqnet.genetic import GeneticSettings, evolve, random_search
+from search.eqnet.noise_regression import NoiseRegression
 from search.eqnet.norms import Calibrator
 from search.eqnet.pareto import front
-from search.eqnet.predictor import Agreement, Predictor, PredictorSettings
+from search.eqnet.predictor import Agreement, Predictor
 from search.eqnet.repair import Limit
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.space import Configuration, ElasticSpace, LayerChoice
@@ -40,6 +43,8 @@ __all__ = [
     "Agreement",
     "Calibrator",
     "Configuration",
+    "Cqap",
+    "CqapSettings",
     "DeviceChoice",
     "DeviceFound",
     "DeviceSearchSettings",
@@ -52,9 +57,9 @@ __all__ = [
     "LayerChoice",
     "LayerCosts",
     "Limit",
+    "NoiseRegression",
     "OffsetMode",
     "Predictor",
-    "PredictorSettings",
     "Subnets",
     "Supernet",
     "Target",

@@ -27,6 +27,7 @@ Evaluate = Callable[[Configuration], float]
 MARGIN, TOLERANCE = 0.4, 0.1
 """Distance of the targets from the least and greatest width, and of an accepted average from its target."""
 ATTEMPTS, STEEPEST = 400, 30.0
+CHECKED = 0.2
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,18 @@ class Measured:
 
     configuration: Configuration
     value: float
+
+
+def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the samples that check a predictor, a fifth of all, and of those that it learns from.
+
+    UsageError for fewer than 4 samples.
+    """
+    held = max(2, round(CHECKED * count))
+    if count - held < 2:
+        raise UsageError(f"a predictor needs at least 4 samples, not {count}")
+    order = np.random.default_rng(seed).permutation(count)
+    return order[:held], order[held:]
 
 
 def draw(space: ElasticSpace, accounting: Accounting, seed: int, index: int, form: Form | None = None) -> Configuration:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.eqnet_mixed import ARMS, FORM, NEAR, Chosen, Kept, random_members, tables
+from benchmarks.eqnet_mixed import ARMS, FORM, NEAR, Chosen, Kept, Learnt, random_members, tables
 from compress.layer_table import LayerTable
 from search.eqnet.accounting import Accounting
 from search.eqnet.encoder import bits_of
@@ -58,8 +58,8 @@ def test_the_tables_have_a_row_for_each_arm_that_is_done() -> None:
     ]  # fmt: skip
     found.append(found[0].model_copy(update={"arm": ARMS[-1]}))
     agreed = Agreement(samples=100, pearson=0.95, kendall=0.86, kendall_top_quartile=None, rmse=1.25)
-    text = tables(found, {400: agreed})
-    assert "| 400     |   0.950 |   0.860 |                   n/a |    1.25 |" in text
+    text = tables(found, [Learnt(kind="CQAP", samples=400, told=agreed)])
+    assert "| CQAP      |     400 |   0.950 |   0.860 |                   n/a |    1.25 |" in text
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert rows[3:] == list(ARMS[:-1]), "the last arm lacks a budget"
     assert "90.50 ± 0.71" in text

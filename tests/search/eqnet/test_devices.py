@@ -13,13 +13,13 @@ from compress.layer_table import LayerTable
 from compress.plan import LayerPlan
 from hw_profiles import DeviceKind, load_profile, profile_ids
 from search.eqnet.accounting import Accounting
+from search.eqnet.cqap import CqapSettings, train_cqap
 from search.eqnet.device_search import DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
 from search.eqnet.encoder import bits_of, forms_of
 from search.eqnet.export import Target, export
 from search.eqnet.genetic import GeneticSettings
 from search.eqnet.norms import Calibrator
-from search.eqnet.predictor import PredictorSettings, train
 from search.eqnet.samples import collect
 from search.eqnet.space import ALL_BITS, Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
@@ -113,7 +113,7 @@ def test_the_chosen_plan_keeps_its_budget_and_is_the_truly_best_of_those_checked
     choice = _choice(X86, native_only=False)
     accounting = Accounting.of(TABLE, SPACE)
     samples = collect(SPACE, accounting, _quality, 120, seed=0, owner="toy")
-    net, _ = train(SPACE, samples, PredictorSettings(epochs=20))
+    net, _ = train_cqap(SPACE, samples, CqapSettings(epochs=20))
     cost = accounting.bitops()
     ends = [float(cost(bits_of([SPACE.uniform(b, choice.form)]))[0]) for b in (2, 8)]
     budget = 0.5 * sum(ends)

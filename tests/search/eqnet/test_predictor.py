@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bitwright.foundation.errors import CheckpointError, UsageError
-from search.eqnet import predictor as predictor_module
+from search.eqnet import cqap as cqap_module
+from search.eqnet.cqap import Cqap, CqapSettings, train_cqap
 from search.eqnet.encoder import Encoder, bits_of, configuration_of, forms_of
 from search.eqnet.forms import FORMS
-from search.eqnet.predictor import Agreement, Predictor, PredictorSettings, agreement, learning_curve, train
-from search.eqnet.samples import collect, draw
+from search.eqnet.noise_regression import NoiseRegression, features
+from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
+from search.eqnet.predictor_choice import load, train
+from search.eqnet.samples import Measured, collect, draw
 from search.eqnet.sampling import sandwich
 from search.eqnet.space import Configuration
 from tests.search.eqnet.toy import ACCOUNTING, FORM, SPACE, evaluate_toy, network, toy_samples
@@ -106,13 +110,11 @@ def test_samples_are_kept_resumed_and_shared(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[Predictor, Agreement]:
-    return train(SPACE, toy_samples(480, 0), PredictorSettings(epochs=40))
+def trained() -> tuple[Cqap, Agreement]:
+    return train_cqap(SPACE, toy_samples(480, 0), CqapSettings(epochs=40))
 
 
-def test_the_predictor_ranks_configurations_it_has_not_seen(
-    trained: tuple[Predictor, Agreement], tmp_path: Path
-) -> None:
+def test_cqap_ranks_configurations_it_has_not_seen(trained: tuple[Cqap, Agreement], tmp_path: Path) -> None:
     net, told = trained
     held_out = toy_samples(200, 5)
     found = agreement(net, held_out)
@@ -127,33 +129,69 @@ def test_the_predictor_ranks_configurations_it_has_not_seen(
     # The release's output bias was meant for the mean and stayed zero.
     assert float(net.mean) == pytest.approx(np.mean([s.value for s in toy_samples(480, 0)]), abs=0.5)
     net.save(tmp_path / "predictor.safetensors")
-    loaded = Predictor.load(tmp_path / "predictor.safetensors")
+    loaded = load(tmp_path / "predictor.safetensors")
     some = bits_of([s.configuration for s in held_out])
     assert np.array_equal(loaded.quality(some, FORM), net.quality(some, FORM))
 
 
 def test_a_predictor_of_another_encoder_or_of_nothing_is_refused(
-    trained: tuple[Predictor, Agreement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Cqap, Agreement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "predictor.safetensors"
-    monkeypatch.setattr(predictor_module, "ENCODER", 0)
+    monkeypatch.setattr(cqap_module, "ENCODER", 0)
     trained[0].save(path)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="encoder 0, not 1"):
-        Predictor.load(path)
+        load(path)
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="is not an accuracy predictor"):
-        Predictor.load(path)
+        load(path)
     with pytest.raises(UsageError, match="at least 4 samples"):
         train(SPACE, toy_samples(3, 0))
 
 
 def test_more_samples_make_a_better_predictor() -> None:
-    curve = learning_curve(
-        SPACE, toy_samples(240, 0), toy_samples(100, 9), (40, 240, 1000), PredictorSettings(epochs=15)
-    )
-    assert list(curve) == [40, 240]
-    assert curve[240].rmse < curve[40].rmse
+    def cqap(some: Sequence[Measured]) -> Predictor:
+        return train_cqap(SPACE, some, CqapSettings(epochs=15))[0]
+
+    for fit in (cqap, lambda some: NoiseRegression.fit(SPACE, some)):
+        curve = learning_curve(fit, toy_samples(240, 0), toy_samples(100, 9), (40, 240, 1000))
+        assert list(curve) == [40, 240]
+        assert curve[240].rmse < curve[40].rmse
+
+
+def test_the_regression_recovers_a_loss_that_is_linear_in_noise(tmp_path: Path) -> None:
+    draws = [draw(SPACE, ACCOUNTING, 1, index) for index in range(240)]
+    hurt = np.random.default_rng(2).exponential(1.0, (len(SPACE.layers), 2))
+
+    def linear(one: Configuration) -> float:
+        powers = 4.0 ** -bits_of([one])[0][list(SPACE.free)].astype(float)
+        return 90.0 - 40.0 * float((hurt[list(SPACE.free)] * powers).sum()) - 0.5 * (forms_of([one])[0] & 1)
+
+    samples = [Measured(one, linear(one)) for one in draws]
+    fitted = NoiseRegression.fit(SPACE, samples[:160])
+    told = agreement(fitted, samples[160:])
+    assert told.kendall is not None
+    assert told.kendall > 0.9
+    assert told.rmse < 0.15 * np.std([s.value for s in samples])
+    fitted.save(tmp_path / "regression.safetensors")
+    some, form = bits_of(draws), forms_of(draws)
+    assert np.array_equal(load(tmp_path / "regression.safetensors").quality(some, form), fitted.quality(some, form))
+    assert features(SPACE, some, form).shape == (240, 3 + 10 * len(SPACE.free))
+    # One form for all is the same as its index for each.
+    assert np.array_equal(fitted.quality(some, FORM), fitted.quality(some, np.full(240, FORM.index)))
+
+
+def test_the_kind_is_taken_that_is_closer_on_samples_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = toy_samples(120, 0)
+    settings = CqapSettings(epochs=5)
+    chosen, told = train(SPACE, samples, settings)
+    assert set(told) == {"CQAP", "noise regression"}
+    assert told["noise regression"].rmse < told["CQAP"].rmse
+    assert isinstance(chosen, NoiseRegression)
+    assert np.array_equal(chosen.slopes, NoiseRegression.fit(SPACE, samples).slopes), "refitted on all of them"
+    monkeypatch.setattr(NoiseRegression, "quality", lambda self, bits, form: np.zeros(len(bits)))
+    assert isinstance(train(SPACE, samples, settings)[0], Cqap)
 
 
 def test_agreement_is_undefined_where_nothing_varies() -> None:

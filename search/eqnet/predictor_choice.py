@@ -1,0 +1,51 @@
+"""The predictor of a run: both kinds are trained, and the one that is closer on samples left out is taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file as load_tensors
+
+from bitwright.foundation.errors import CheckpointError, UsageError
+from search.eqnet.cqap import USUAL, Cqap, CqapSettings, train_cqap
+from search.eqnet.encoder import ENCODER
+from search.eqnet.noise_regression import NoiseRegression
+from search.eqnet.predictor import METADATA, Agreement, Predictor, agreement
+from search.eqnet.samples import Measured, split
+from search.eqnet.space import ElasticSpace
+
+
+def train(
+    space: ElasticSpace, samples: Sequence[Measured], settings: CqapSettings = USUAL
+) -> tuple[Predictor, dict[str, Agreement]]:
+    """The better predictor, and the agreement of each kind on the samples that chose between them.
+
+    UsageError for fewer than 4 samples.
+    """
+    checked, kept = split(len(samples), settings.seed)
+    net, of_net = train_cqap(space, samples, settings)
+    check = [samples[int(number)] for number in checked]
+    tried = NoiseRegression.fit(space, [samples[int(number)] for number in kept])
+    told = {Cqap.KIND: of_net, NoiseRegression.KIND: agreement(tried, check)}
+    if told[NoiseRegression.KIND].rmse > of_net.rmse:
+        return net, told
+    return NoiseRegression.fit(space, samples), told
+
+
+def load(path: Path) -> Predictor:
+    """Read what `Predictor.save` wrote; UsageError for one of another encoder."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads((file.metadata() or {})[METADATA])
+            kind, space = described["kind"], ElasticSpace.model_validate(described["space"])
+    except (SafetensorError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path} is not an accuracy predictor") from error
+    if kind == NoiseRegression.KIND:
+        return NoiseRegression.restored(space, load_arrays(path))
+    if described["encoder"] != ENCODER:
+        raise UsageError(f"{path} has encoder {described['encoder']}, not {ENCODER}; train it anew")
+    return Cqap.restored(space, load_tensors(path))

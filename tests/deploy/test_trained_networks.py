@@ -5,6 +5,8 @@ What takes minutes of compiling is marked `long`, and runs with `pytest -m long 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -34,7 +36,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.data]
 
 SMALL, LARGE = ("espcn_x2", "fsrcnn_x4"), ("rfdn_x4", "imdn_x4", "pan_x4")
 RESNET = "classification/checkpoints/resnet20_cifar10.pth"
-RTX = Runtime.TENSORRT_RTX
 GPU = "rtx-4090"
 SYMMETRIC = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=True, signed=True)
 
@@ -55,20 +56,29 @@ CPU = {
 }
 """The runtimes that run here, and why one does not on this machine."""
 
+GPUS = {Runtime.TENSORRT_RTX: None if find_spec("tensorrt_rtx") else "TensorRT-RTX is not installed: see the README"}
+"""Those that build here for a GPU."""
+
 
 def skipped(why: str | None) -> list[pytest.MarkDecorator]:
     return [] if why is None else [pytest.mark.skip(reason=why)]
 
 
-def cases(networks: tuple[str, ...]) -> list[object]:
-    """Every network in every kind on every runtime; torch takes minutes to compile a large one once."""
+def is_long(name: str, kind: Kind, runtime: Runtime) -> bool:
+    """Of the large networks one is seen in every kind, and all on integers; torch takes minutes to compile one."""
+    if name not in LARGE:
+        return False
+    if runtime is Runtime.TORCH:
+        return (name, kind) != ("rfdn_x4", Kind.INTEGERS)
+    return name != "rfdn_x4" and kind is not Kind.INTEGERS
+
+
+def cases(networks: tuple[str, ...], runtimes: Mapping[Runtime, str | None]) -> list[object]:
+    """Every network in every kind on every runtime."""
     found = []
-    for runtime, why in CPU.items():
-        for name in networks:
-            for kind in Kind:
-                slow = runtime is Runtime.TORCH and name in LARGE and (name, kind) != ("rfdn_x4", Kind.INTEGERS)
-                marks = [*skipped(why), *([pytest.mark.long] if slow else [])]
-                found.append(pytest.param(name, kind, runtime, marks=marks, id=f"{name}-{kind}-{runtime}"))
+    for (runtime, why), name, kind in itertools.product(runtimes.items(), networks, Kind):
+        marks = [*skipped(why), *([pytest.mark.long] if is_long(name, kind, runtime) else [])]
+        found.append(pytest.param(name, kind, runtime, marks=marks, id=f"{name}-{kind}-{runtime}"))
     return found
 
 
@@ -99,7 +109,7 @@ def planned(
 ) -> Planned:
     names = [name for name, _ in layer_nodes(module)]
     floats = {Kind.FLOAT: names, Kind.INTEGERS: [], Kind.MIXED: names[::3]}[kind]
-    transposed = "last_part" in names and runtime is not Runtime.LITERT and not runtime.compiles
+    transposed = "last_part" in names and runtime is not Runtime.LITERT
     floats = [*floats, *(["last_part"] if transposed else [])]
     placement = Placement.INPUTS if runtime.compiles else default_placement(runtime)
     model = quantize(module, placement, crops=crops, float_layers=tuple(floats), **settings)
@@ -119,7 +129,7 @@ def resnet(data: Path, count: int) -> tuple[Tensor, fx.GraphModule]:
     return crops, prepare(capture(loaded.module, crops[:1]))
 
 
-@pytest.mark.parametrize(("name", "kind", "runtime"), cases((*SMALL, *LARGE)))
+@pytest.mark.parametrize(("name", "kind", "runtime"), cases((*SMALL, *LARGE), CPU))
 def test_enlargers_are_within_two_hundredths_of_a_decibel_of_torch(
     name: str, kind: Kind, runtime: Runtime, data: Path, quantize, tmp_path: Path
 ) -> None:
@@ -131,7 +141,7 @@ def test_enlargers_are_within_two_hundredths_of_a_decibel_of_torch(
     verify(made.model.simulate(), engine, samples, loaded.workload)
 
 
-@pytest.mark.parametrize(("name", "kind", "runtime"), cases(("resnet20",)))
+@pytest.mark.parametrize(("name", "kind", "runtime"), cases(("resnet20",), CPU))
 def test_resnet20_gives_the_classes_of_torch(
     name: str, kind: Kind, runtime: Runtime, data: Path, quantize, tmp_path: Path
 ) -> None:
@@ -144,16 +154,14 @@ def test_resnet20_gives_the_classes_of_torch(
     np.testing.assert_allclose(found, expected, atol=1e-3 if kind is Kind.FLOAT else 0.4)
 
 
-@pytest.mark.skipif(
-    find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed: 'bitwright[tensorrt-rtx]'"
-)
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("name", [*SMALL, *LARGE, "resnet20"])
-def test_tensorrt_builds_what_is_planned(name: str, kind: Kind, data: Path, quantize, tmp_path: Path) -> None:
-    """Without a GPU its outputs are not seen; what the builder chose is."""
+@pytest.mark.parametrize(("name", "kind", "runtime"), cases((*SMALL, *LARGE, "resnet20"), GPUS))
+def test_engines_for_gpus_are_built_as_planned(
+    name: str, kind: Kind, runtime: Runtime, data: Path, quantize, tmp_path: Path
+) -> None:
+    """Without a GPU their outputs are not seen; what the builder chose is."""
     crops, graph = resnet(data, 1) if name == "resnet20" else opened(data, name)[1:]
-    made = planned(graph, crops[:1], quantize, kind, RTX, tmp_path / "model.onnx", activation=SYMMETRIC)
+    made = planned(graph, crops[:1], quantize, kind, runtime, tmp_path / "model.onnx", activation=SYMMETRIC)
     device = load_profile(GPU)
     shapes = ShapeRange.around((1, *crops.shape[1:]), 32)
-    build_engine(made.path, tmp_path, runtime=RTX, profile=GPU, device=device, shapes=shapes)
+    build_engine(made.path, tmp_path, runtime=runtime, profile=GPU, device=device, shapes=shapes)
     made.checked(load_engine(tmp_path, 1, device=device), kind)

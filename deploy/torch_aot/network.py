@@ -92,13 +92,13 @@ class OnnxNetwork(nn.Module):
             self.register_buffer(buffer, torch.from_numpy(self._constants[name].copy()))
 
     @property
-    def largest(self) -> float:
-        """The largest value that the quantiser of the input tells apart; 1 where there is none."""
+    def largest(self) -> float | None:
+        """The largest value that the quantiser of the input tells apart; None where there is none."""
         for node in self._nodes:
             if node.op_type == "QuantizeLinear" and node.input[0] == self._given:
                 scale, zero = (self._constants[name] for name in node.input[1:3])
                 return float(scale) * (np.iinfo(zero.dtype).max - int(zero))
-        return 1.0
+        return None
 
     def _fold_constants(self) -> None:
         """Compute the quantised constants, so that nothing of them is left among the nodes."""

@@ -91,6 +91,25 @@ def test_rfdn_in_a_mix_of_widths(data: Path, tmp_path: Path) -> None:
     near_simulation(model, crops[:1], found, 0.1)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ["imdn_x4", pytest.param("pan_x4", marks=pytest.mark.long)])
+def test_larger_enlargers_on_integers_and_mixed(name: str, mixed: bool, data: Path, tmp_path: Path) -> None:
+    graph, crops = opened(data, f"checkpoints/{name}.pth", "sr/test/Set5", SIDE)
+    names = [layer_name for layer_name, _ in layer_nodes(graph)]
+    others = {layer_name: LayerPlan(reason="on purpose") for layer_name in names[::3]} if mixed else {}
+    model = quantised(graph, crops, layer(8), others)
+    engine = qonnx_engine(model, crops[:1], tmp_path)
+    result = audit(engine, tmp_path / "model.onnx", model.plan)
+    result.require()
+    assert result.executed.get("fp32", 0) == len(others)
+    assert sum(result.executed.values()) == len(names)
+    found = engine.run(crops[:1].numpy())
+    with torch.inference_mode():
+        real, simulated = (network(crops[:1]).numpy() for network in (model.graph, model.simulate()))
+    # Deep networks pass on each value that fell to the other side of a boundary: another error, and no larger one.
+    assert np.abs(found - real).mean() < 1.1 * np.abs(simulated - real).mean()
+
+
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_resnet20(bits: int, data: Path, tmp_path: Path) -> None:
     graph, crops = opened(data, "classification/checkpoints/resnet20_cifar10.pth", "classification/cifar10", 32)

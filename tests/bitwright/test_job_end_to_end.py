@@ -19,11 +19,13 @@ from bitwright.runs.reporting import load_report
 from compress.plan import Plan
 from deploy.engines import read_spec
 from deploy.latency import ComparisonResult
+from deploy.power_rails import find_rails
 from deploy.verify import engine_predict
 from hw_profiles.latency_table import LatencyTable
 from search.layer_sensitivity import restricted
 from tests.bitwright.job_helpers import DEVICE, QUICK, command, compress, read_json, some_photos, tiny_checkpoint
 from tests.deploy.aarch64 import arm_python
+from tests.deploy.adb_machine import adb_device
 from tests.deploy.bundle_helpers import start
 from tests.deploy.far_machine import HOSTILE, start_server
 from workloads.loading import load_checkpoint
@@ -238,3 +240,19 @@ def test_a_run_is_measured_over_ssh(copy: Path, capsys: Capture, tmp_path: Path)
     gone = command(capsys, "measure", copy, *far, *place)
     assert "cannot be reached" in gone.refusal(5)
     assert "give it" in command(capsys, "measure", copy, "--python", "python3").refusal()
+
+
+def test_a_run_is_measured_over_adb(copy: Path, capsys: Capture, tmp_path: Path) -> None:
+    brief = ("--remote-folder", tmp_path / "there", "--seconds", "0.2", "--input-size", "32x40")
+    with adb_device() as device:
+        words = ("measure", copy, "--on", device.address, "--python", sys.executable, *brief)
+        measured = command(capsys, *words)
+        assert measured.code == 0, measured.err
+        [file] = (copy / "measurements").iterdir()
+        kept = ComparisonResult.model_validate_json(file.read_bytes())
+        assert f"measured on {kept.environment.cpu_model}" in measured.out
+        assert kept.energy is None
+        assert list((tmp_path / "there").iterdir()) == []
+        if not find_rails():
+            refused = command(capsys, *words, "--energy").refusal()
+            assert f"{device.address}: the runner failed: energy cannot be measured on this machine" in refused

@@ -13,8 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 FOLDER = Path(os.environ.get("BITWRIGHT_ADBD", Path(__file__).resolve().parents[2] / ".adbd"))
 SERIAL = "127.0.0.1:5555"
@@ -84,6 +88,23 @@ class AdbDevice:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def adb_device() -> Iterator[AdbDevice]:
+    """A device that adb reaches from this process; skips the test where none can be started."""
+    why = missing()
+    if why is not None:
+        pytest.skip(why)
+    device = AdbDevice()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in device.environment.items():
+            patch.setenv(name, value)
+        try:
+            device.start()
+            yield device
+        finally:
+            device.stop()
 
 
 def make(folder: Path) -> None:

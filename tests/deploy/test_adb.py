@@ -15,7 +15,7 @@ import pytest
 from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
 from bitwright.foundation.progress import reporting_to
 from deploy.remote import AdbAddress, AdbTransport, Results, SshTransport, transport_to
-from tests.deploy.adb_machine import SERIAL, AdbDevice, missing
+from tests.deploy.adb_machine import SERIAL, AdbDevice, adb_device
 from tests.deploy.bundle_helpers import Bundle, make_bundle
 from tests.deploy.far_machine import HOSTILE, await_rounds, bare_python, kill, runners
 from tests.deploy.far_runs import Background, far, samples_of
@@ -26,18 +26,8 @@ needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="adb is not i
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[AdbDevice]:
-    why = missing()
-    if why is not None:
-        pytest.skip(why)
-    started = AdbDevice()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in started.environment.items():
-            patch.setenv(name, value)
-        try:
-            started.start()
-            yield started
-        finally:
-            started.stop()
+    with adb_device() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 ResNet-20 on CIFAR-10: subnets of every width and all eight forms read out of one supernet, beside a training of its
 own for each width (recovery training, the best that this repository has for one plan) of as many steps, and beside a
 network trained at 8 bits that is only rounded to the other widths. Ablations: the supernet without the regulariser of
-weight distributions, and without guidance. Accuracies on the test set, simulated in torch.
+weight distributions, and without guidance. Beside it, ours: a supernet that learns from the float network alone, as
+trainings of one width do, and not from labels. Accuracies on the test set, simulated in torch.
 
 Each training is a file of its own: stop the study at any moment, and continue it.
 """
@@ -56,10 +57,11 @@ class Arm(StrEnum):
     SUPERNET = "supernet"
     NO_WDR = "supernet without WDR"
     NO_GUIDANCE = "supernet without guidance"
+    TAUGHT = "supernet taught by float"
     EIGHT = "trained at 8 bits, rounded"
 
 
-ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE)
+ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE, Arm.TAUGHT)
 
 
 class Read(BaseModel):
@@ -81,6 +83,8 @@ def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings
         return dataclasses.replace(base, kurt_rate=0.0, skew_rate=0.0)
     if arm is Arm.NO_GUIDANCE:
         return dataclasses.replace(base, share=0.0)
+    if arm is Arm.TAUGHT:
+        return dataclasses.replace(base, share=1.0, float_teacher=True)
     return base
 
 

@@ -249,7 +249,7 @@ def benchmark(given: argparse.Namespace) -> str:
             "agreement": [one.model_dump() for one in learnt], "predictor_seconds": seconds, "predictor": net.KIND,
             "chosen": [one.model_dump() for one in found],
         }  # fmt: skip
-        write_results(given.out, "eqnet_mixed", results, text, command.hidden(given))
+        write_results(given.out, "eqnet_mixed", results, text, {**command.hidden(given), given.study: "STUDY"})
     return text
 
 

@@ -65,12 +65,10 @@ def skipped(why: str | None) -> list[pytest.MarkDecorator]:
 
 
 def is_long(name: str, kind: Kind, runtime: Runtime) -> bool:
-    """Of the large networks one is seen in every kind, and all on integers; torch takes minutes to compile one."""
-    if name not in LARGE:
-        return False
+    """What is left out: PAN, IMDN in kinds other than int8, and most of what torch has to compile."""
     if runtime is Runtime.TORCH:
-        return (name, kind) != ("rfdn_x4", Kind.INTEGERS)
-    return name != "rfdn_x4" and kind is not Kind.INTEGERS
+        return name in ("imdn_x4", "pan_x4") or (name != "espcn_x2" and kind is not Kind.INTEGERS)
+    return name == "pan_x4" or (name == "imdn_x4" and kind is not Kind.INTEGERS)
 
 
 def cases(networks: tuple[str, ...], runtimes: Mapping[Runtime, str | None]) -> list[object]:

@@ -79,11 +79,15 @@ def _hwmon(folder: Path) -> Iterator[Rail]:
         for file in sorted(chip.glob("curr*_input")):
             number = file.name.removeprefix("curr").removesuffix("_input")
             volts, amperes = _scaled(chip / f"in{number}_input", _MILLI), _scaled(file, _MILLI)
-            yield Rail(_label(chip, of, f"in{number}"), lambda v=volts, a=amperes: v() * a(), False)  # type: ignore[misc]
+            yield Rail(_label(chip, of, f"in{number}"), _product(volts, amperes), False)
 
 
 def _label(chip: Path, of: str, channel: str) -> str:
     return f"{of} {read_text(chip / f'{channel}_label') or channel}"
+
+
+def _product(volts: Callable[[], float], amperes: Callable[[], float]) -> Callable[[], float]:
+    return lambda: volts() * amperes()
 
 
 def _scaled(path: Path, unit: float) -> Callable[[], float]:

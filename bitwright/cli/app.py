@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import bitwright
-from bitwright.cli import artefacts, compress, curve, demo, devices, elsewhere, profile, search, upscale
+from bitwright.cli import artefacts, compress, curve, demo, devices, elsewhere, interrupts, profile, search, upscale
 from bitwright.cli.failures import explain
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; all errors end here."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = app(given, prog_name="bitwright", standalone_mode=False)
+        with interrupts.kept():
+            code = app(given, prog_name="bitwright", standalone_mode=False)
     except BaseException as error:
         failure = explain(error)
         if failure is None:

@@ -242,18 +242,6 @@ def test_a_write_that_the_system_refuses_in_the_middle(photos: Path, tmp_path: P
     assert not out.exists() or not (out / "lock").exists()
 
 
-def _interrupted(job: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a job printed that was interrupted; once more where Python drops it, as it does in finalisers."""
-    for _ in range(2):
-        job.send_signal(signal.SIGINT)
-        try:
-            return job.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            continue
-    job.kill()
-    return job.communicate()
-
-
 def test_interrupting_a_job_names_the_command_that_goes_on(net: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["compress", net, "--device", DEVICE, "--data", photos, "--out", out, "--iterations", "100000"]
@@ -268,7 +256,8 @@ def test_interrupting_a_job_names_the_command_that_goes_on(net: Path, photos: Pa
     while time.monotonic() < deadline and not (journal.is_file() and '"nearest"' in journal.read_text()):
         time.sleep(0.05)
     time.sleep(0.5)
-    printed, told = _interrupted(job)
+    job.send_signal(signal.SIGINT)
+    printed, told = job.communicate(timeout=30)
     assert job.returncode == 130, told
     assert printed == ""
     assert "Traceback" not in told

@@ -17,6 +17,7 @@ from compress.quantizers import A8, W8, QuantFormat
 from compress.ranges import RangeMethod, set_ranges
 from compress.statistics import collect
 from deploy.onnx_export import export_float, export_quantized
+from tests.deploy.bundle_helpers import Bundle, make_bundle
 
 Quantize = Callable[..., CompressedModel]
 
@@ -102,3 +103,15 @@ def quantized_file(model: CompressedModel, inputs: Tensor, tmp_path_factory: pyt
     path = tmp_path_factory.mktemp("quantized") / "quantized.onnx"
     export_quantized(model, inputs[:1], path)
     return path
+
+
+@pytest.fixture(scope="module")
+def bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle"), quantized_file, float_file)
+
+
+@pytest.fixture(scope="module")
+def long_bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One that takes seconds."""
+    folder = tmp_path_factory.mktemp("long")
+    return make_bundle(folder, quantized_file, float_file, seconds=1.0, min_samples=400)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageE
 from bitwright.foundation.progress import reporting_to
 from deploy.remote import AdbAddress, AdbTransport, Results, SshTransport, transport_to
 from tests.deploy.adb_machine import SERIAL, AdbDevice, adb_device
-from tests.deploy.bundle_helpers import Bundle, make_bundle
-from tests.deploy.far_machine import HOSTILE, await_rounds, bare_python, kill, runners
+from tests.deploy.bundle_helpers import Bundle
+from tests.deploy.far_machine import await_rounds, bare_python, kill, runners
 from tests.deploy.far_runs import Background, far, samples_of
 from tests.listener import Listener
 
@@ -28,18 +27,6 @@ needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="adb is not i
 def device() -> Iterator[AdbDevice]:
     with adb_device() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle"), quantized_file, float_file)
-
-
-@pytest.fixture(scope="module")
-def long_bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """One that takes seconds."""
-    folder = tmp_path_factory.mktemp("long")
-    return make_bundle(folder, quantized_file, float_file, seconds=1.0, min_samples=400)
 
 
 @pytest.fixture
@@ -117,27 +104,6 @@ def test_how_a_command_ended_and_what_it_printed_come_apart(transport: AdbTransp
     code = "import sys; sys.stdout.write('out'); sys.stderr.write('error: no' + chr(10) + 'last'); sys.exit(9)"
     ended = transport.run([sys.executable, "-c", code], sink=lambda b: received.write(b) and None, silence_seconds=60)
     assert (ended.code, ended.errors, received.getvalue()) == (9, "error: no\nlast", b"out")
-
-
-def test_arguments_arrive_as_they_are_whatever_is_in_them(transport: AdbTransport, tmp_path: Path) -> None:
-    words = [HOSTILE, "", "-n", "~", "$HOME", "a\b", "!x", "{1,2}", "\t", str(tmp_path)]
-    received = io.BytesIO()
-    code = "import sys, json; sys.stdout.write(json.dumps(sys.argv[1:]))"
-    ended = transport.run(
-        [sys.executable, "-c", code, *words], sink=lambda b: received.write(b) and None, silence_seconds=60
-    )
-    assert ended.code == 0
-    assert json.loads(received.getvalue()) == words
-
-
-def test_a_command_that_hangs_is_given_up(transport: AdbTransport) -> None:
-    with pytest.raises(DeviceError, match="nothing has moved for 1 s"):
-        transport.run([sys.executable, "-c", "import time; time.sleep(20)"], sink=lambda _: None, silence_seconds=1.0)
-
-
-def test_a_python_that_is_not_there_is_told(transport: AdbTransport, bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"/no/such/python cannot be run there .*name its Python with --python"):
-        far(transport, bundle, tmp_path, "/no/such/python").measure(tmp_path / "samples")
 
 
 def test_a_device_that_is_not_there_is_told(device: AdbDevice, bundle: Bundle, tmp_path: Path) -> None:

@@ -15,14 +15,9 @@ from bitwright.foundation.errors import UsageError
 from deploy.latency import Noise
 from deploy.remote import Results
 from deploy.remote.sample_log import SAMPLES
-from tests.deploy.bundle_helpers import Bundle, make_bundle, start
+from tests.deploy.bundle_helpers import Bundle, start
 
 Record = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle"), quantized_file, float_file)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import json
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +14,7 @@ import pytest
 from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.foundation.progress import reporting_to
 from deploy.remote import Results, SshAddress, SshTransport
-from tests.deploy.bundle_helpers import Bundle, make_bundle
+from tests.deploy.bundle_helpers import Bundle
 from tests.deploy.far_machine import HOSTILE, SshServer, await_rounds, bare_python, kill, runners, start_server
 from tests.deploy.far_runs import Background, far, samples_of
 from tests.listener import Listener
@@ -28,18 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
     started = start_server(tmp_path_factory.mktemp("ssh"))
     yield started
     started.stop()
-
-
-@pytest.fixture(scope="module")
-def bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle"), quantized_file, float_file)
-
-
-@pytest.fixture(scope="module")
-def long_bundle(quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """One that takes seconds."""
-    folder = tmp_path_factory.mktemp("long")
-    return make_bundle(folder, quantized_file, float_file, seconds=1.0, min_samples=400)
 
 
 @pytest.fixture
@@ -110,16 +95,6 @@ def test_a_machine_that_accepts_and_stays_silent_is_given_up(server: SshServer, 
         machine = far(SshTransport(address, server.config, connect_seconds=1), bundle, tmp_path)
         with pytest.raises(DeviceError, match=r"cannot be reached|connection was lost"):
             machine.measure(tmp_path / "samples")
-
-
-def test_a_command_that_hangs_is_given_up(transport: SshTransport) -> None:
-    with pytest.raises(DeviceError, match="nothing has moved for 1 s"):
-        transport.run([sys.executable, "-c", "import time; time.sleep(20)"], sink=lambda _: None, silence_seconds=1.0)
-
-
-def test_a_python_that_is_not_there_is_told(transport: SshTransport, bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"/no/such/python cannot be run there .*name its Python with --python"):
-        far(transport, bundle, tmp_path, "/no/such/python").measure(tmp_path / "samples")
 
 
 def test_a_missing_runtime_is_told_with_the_machine_s_name(
@@ -216,17 +191,6 @@ def test_a_connection_that_drops_loses_nothing(
     assert result.elsewhere is not None
     assert result.elsewhere.sessions == 1, "the second call has followed the runner of the first"
     assert runners(tmp_path) == []
-
-
-def test_arguments_arrive_as_they_are_whatever_is_in_them(transport: SshTransport, tmp_path: Path) -> None:
-    words = [HOSTILE, "", "-n", "~", "$HOME", "a\\b", "!x", "{1,2}", "\t", str(tmp_path)]
-    received = io.BytesIO()
-    code = "import sys, json; sys.stdout.write(json.dumps(sys.argv[1:]))"
-    ended = transport.run(
-        [sys.executable, "-c", code, *words], sink=lambda b: received.write(b) and None, silence_seconds=60
-    )
-    assert ended.code == 0
-    assert json.loads(received.getvalue()) == words
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "-rf"])

@@ -94,11 +94,15 @@ def _suggested(request: UpscaleRequest, folder: Path, io: SRFormat, items: Seque
     of_one = peak_activation_bytes(folder / read_spec(folder).artefact, (1, *sides))
     if of_one is None:
         return tiling
+    activations, beside = of_one * tiling.batch, _beside(items, tiling, io)
+    if fitted(tiling, io, 2 * activations, request.memory - resident_bytes() - beside) == tiling:
+        # Far from the limit, the engine need not be loaded once more to see what it takes.
+        return tiling
     loaded = load_engine(folder, request.threads, input_shape=(tiling.batch, *sides))
-    free = request.memory - resident_bytes() - _beside(items, tiling, io)
+    free = request.memory - resident_bytes() - beside
     del loaded
     release_free_memory()
-    return fitted(tiling, io, of_one * tiling.batch, free)
+    return fitted(tiling, io, activations, free)
 
 
 def _beside(items: Sequence[Item], tiling: Tiling, io: SRFormat) -> int:

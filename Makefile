@@ -18,7 +18,7 @@ demo: $(VENV)/.installed  ## Install, then compress the embedded network for thi
 	$(BIN)/bitwright demo
 
 test: $(VENV)/.installed-dev lint  ## Install with the tools, then check style, types, imports and run all tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.installed-dev  ## Check style, types and imports only
 	$(BIN)/ruff check .

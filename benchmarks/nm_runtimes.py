@@ -24,7 +24,7 @@ from bitwright.foundation.files import write_text
 from compress.nm_pattern import Sparsity
 from deploy.engine import Runtime
 from deploy.engines import ENGINES
-from deploy.latency import Candidate, Clock, ComparisonResult, Speedup, measure
+from deploy.latency import Candidate, Clock, ComparisonResult, LoadGate, Speedup, measure
 from hw_profiles import DType, Op, installed_runtimes, load_profile
 from hw_profiles.sparsity_support import SIZE_ONLY, work_left
 
@@ -45,8 +45,8 @@ def verdict(left: float, ratio: float, paired: Speedup) -> str:
     return FASTER if paired.low is not None and paired.low > 1.0 else NO_GAIN
 
 
-def runtimes() -> tuple[Runtime, ...]:
-    """Those installed ones whose engines run on any machine; UsageError where there is none."""
+def runtimes(wanted: Sequence[str] = ()) -> tuple[Runtime, ...]:
+    """Those installed ones whose engines run on any machine, or those `wanted` of them; UsageError where one lacks."""
     installed = installed_runtimes()
     found = tuple(
         runtime
@@ -55,7 +55,10 @@ def runtimes() -> tuple[Runtime, ...]:
     )
     if not found:
         raise UsageError("no runtime is installed; install onnxruntime or openvino")
-    return found
+    for name in wanted:
+        if name not in found:
+            raise UsageError(f"--runtimes: {name!r} is not among {', '.join(found)}")
+    return tuple(runtime for runtime in found if not wanted or runtime.value in wanted)
 
 
 def session(given: argparse.Namespace, stack: Stack, dtype: DType) -> tuple[ComparisonResult, dict[str, Sizes]]:
@@ -65,7 +68,7 @@ def session(given: argparse.Namespace, stack: Stack, dtype: DType) -> tuple[Comp
     for name in (DENSE, *given.patterns):
         source = folder / name.replace(":", "of") / MODEL
         sizes[name] = export(stack, None if name == DENSE else Sparsity.parse(name), dtype, source)
-        for runtime in runtimes():
+        for runtime in runtimes(given.runtimes):
             place = source.parent / runtime.value
             build(stack, source, place, runtime, given.device)
             candidates.append(Candidate(f"{runtime.value} {name}", place))
@@ -73,7 +76,7 @@ def session(given: argparse.Namespace, stack: Stack, dtype: DType) -> tuple[Comp
     result = measure(
         candidates, input_file=folder / "input.npy", threads=given.threads, min_seconds=given.seconds,
         min_samples=given.samples, max_seconds=120.0 + 4.0 * given.seconds * len(candidates), seed=given.seed,
-        percentiles=(50.0,),
+        percentiles=(50.0,), gate=LoadGate.for_session(given.seconds),
     )  # fmt: skip
     write_text(folder / "latency.json", result.model_dump_json() + "\n")
     return result, sizes
@@ -84,7 +87,7 @@ def rows_of(given: argparse.Namespace, stack: Stack, dtype: DType, times: Compar
     """One row for each runtime and pattern, the dense ones among them."""
     features = tuple(load_profile(given.device).arch.features)
     rows = []
-    for runtime in runtimes():
+    for runtime in runtimes(given.runtimes):
         base = f"{runtime.value} {DENSE}"
         least = min(times.measurement(base).cpu_ms)
         for name in (DENSE, *given.patterns):
@@ -160,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--patterns", nargs="+", default=list(PATTERNS), metavar="N:M")
     made.add_argument("--kernels", nargs="+", type=int, default=[3, 1], help="kernel sizes of the stacks")
     made.add_argument("--precisions", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"])
+    made.add_argument("--runtimes", nargs="+", default=[], metavar="NAME", help="those of the installed ones, or all")
     made.add_argument("--width", type=int, default=64, help="channels")
     made.add_argument("--depth", type=int, default=6, help="convolutions of a stack")
     made.add_argument("--side", type=int, default=64, help="height and width of the timed input")

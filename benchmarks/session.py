@@ -11,7 +11,7 @@ from benchmarks.arms import ArmRecord, Network
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from deploy.engines import read_spec
-from deploy.latency import Candidate, ComparisonResult, measure
+from deploy.latency import Candidate, ComparisonResult, LoadGate, measure
 
 LATENCY = "latency.json"
 
@@ -51,6 +51,7 @@ def timed(network: Network, records: Sequence[ArmRecord], timing: Timing) -> Com
         max_seconds=120.0 + 4.0 * timing.seconds * len(candidates),
         seed=timing.seed,
         percentiles=(50.0, 90.0),
+        gate=LoadGate.for_session(timing.seconds),
     )
     write_text(path, result.model_dump_json() + "\n")
     return result

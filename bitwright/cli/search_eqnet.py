@@ -19,7 +19,10 @@ def eqnet(
     eval_data: Annotated[
         Path | None, typer.Option("--eval", metavar="DIR", help="Folder of pictures that quality is reported on.")
     ] = None,
-    bits: Annotated[str, typer.Option(metavar="2,4,8", help="Bit widths of the supernet.")] = "2,3,4,5,6,7,8",
+    bits: Annotated[
+        str | None,
+        typer.Option(metavar="2,4,8", help="Bit widths of the supernet; by default 2 to 8, and 4 to 8 for images."),
+    ] = None,
     pinned: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Layer with 8 bits only; by default the first and last.")
     ] = None,
@@ -56,7 +59,7 @@ def eqnet(
     from bitwright.runs.eqnet_request import EqnetRequest
     from bitwright.runs.quantnas_request import assigned, quantity
 
-    if not all(part.strip().isdigit() for part in bits.split(",")):
+    if bits is not None and not all(part.strip().isdigit() for part in bits.split(",")):
         raise UsageError(f"--bits {bits}: expected bit widths such as 2,4,8")
     request = EqnetRequest.model_validate(
         {
@@ -65,7 +68,7 @@ def eqnet(
             "data": data,
             "eval_data": eval_data,
             "out": out,
-            "bits": tuple(int(part) for part in bits.split(",")),
+            "bits": None if bits is None else tuple(int(part) for part in bits.split(",")),
             "pinned": None if pinned is None else tuple(pinned),
             "steps": steps,
             "samples": samples,

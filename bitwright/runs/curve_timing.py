@@ -98,6 +98,6 @@ def _timed(job: Job, batch: Sequence[Proposal]) -> ComparisonResult:
         max_seconds=(12 * seconds + 60) * (1 + len(batch) / 2),
         seed=request.seed,
         percentiles=(50, 90),
-        gate=LoadGate(wait_seconds=min(20.0, 4 * seconds)),
+        gate=LoadGate.for_session(seconds),
         block_seconds=min(0.25, seconds / 20),
     )

@@ -69,7 +69,7 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     settings = request.training(images=images)
     size = max(CALIBRATION_SIDE, side) if images else side
     inputs = workload.calibration(request.data, request.calibration_count, size, request.seed)
-    supernet = Supernet(graph, ElasticSpace.of(graph, request.bits, pinned=request.pinned))
+    supernet = Supernet(graph, ElasticSpace.of(graph, request.widths(images=images), pinned=request.pinned))
     supernet.fit(inputs[: min(len(inputs), 1024)])
     data = workload.training(request.data, settings.patch, settings.seed)
     trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)

@@ -185,7 +185,7 @@ def protocol(*, threads: int, seconds: float, seed: int, energy: bool = False) -
         min_samples=max(map(needed_samples, percentiles)),
         max_seconds=12 * seconds + 60,
         percentiles=percentiles,
-        gate=LoadGate(wait_seconds=min(20.0, 4 * seconds)),
+        gate=LoadGate.for_session(seconds),
         block_seconds=min(0.25, seconds / 20),
         energy_seconds=ENERGY_SECONDS if energy else None,
     )

@@ -29,6 +29,11 @@ class LoadGate(BaseModel):
     wait_seconds: float = Field(default=20.0, ge=0)
     window_seconds: float = Field(default=0.5, gt=0)
 
+    @classmethod
+    def for_session(cls, seconds: float) -> LoadGate:
+        """The gate of a session that times each engine for `seconds`: a short one also waits less."""
+        return cls(wait_seconds=min(cls().wait_seconds, 4 * seconds))
+
     @property
     def max_foreign_cores(self) -> float:
         """The limit in busy cores of this machine."""

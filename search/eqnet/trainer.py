@@ -47,10 +47,9 @@ class Trainer:
         self.network = tapped(supernet.graph, names)
         self.teacher = tapped(clone(supernet.template), names).to(processes.device) if settings.float_teacher else None
         self.parameters = dict(supernet.named_parameters())
-        rates = {"log_scale": settings.scale_rate, "offset": settings.offset_rate}
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.parameters.items():
-            groups.setdefault(rates.get(name.split(".")[-2], settings.weight_rate), []).append(parameter)
+            groups.setdefault(self._rate(name), []).append(parameter)
         self.rates = list(groups)
         self.optimizer = torch.optim.Adam([{"params": group, "lr": rate} for rate, group in groups.items()])
         pinned = {layer.weight for layer in supernet.space.layers if layer.pinned}
@@ -60,6 +59,18 @@ class Trainer:
         self.shaped = [
             w for n, w in weights.items() if n not in left_out and w.numel() >= (LEAST_VALUES if images else 1)
         ]
+
+    def _rate(self, name: str) -> float:
+        """Adam's rate for a parameter; a bias goes at the pace of its layer's weights."""
+        settings = self.settings
+        quantisers = {"log_scale": settings.scale_rate, "offset": settings.offset_rate}
+        kind = name.split(".")[-2]
+        if kind in quantisers:
+            return quantisers[kind]
+        if not settings.relative:
+            return settings.weight_rate
+        paced = self.parameters.get(name.removesuffix("bias") + "weight", self.parameters[name])
+        return settings.weight_rate * float(paced.detach().square().mean().sqrt())
 
     def run(self, on_log: OnLog | None = None) -> Position:
         """Train to the end, from the saved state where there is one."""

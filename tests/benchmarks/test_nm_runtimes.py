@@ -11,7 +11,7 @@ import pytest
 from benchmarks import nm_runtimes
 from benchmarks.nm_runtimes import CONTRADICTED, FASTER, NO_GAIN, TOLERANCE, runtimes, table_of, verdict
 from benchmarks.nm_stacks import Stack, build, export
-from bitwright.foundation.errors import VerificationError
+from bitwright.foundation.errors import UsageError, VerificationError
 from compress.nm_pattern import Sparsity
 from deploy.engines import load_engine
 from deploy.latency import Clock, Speedup, Verdict
@@ -20,6 +20,8 @@ from hw_profiles.sparsity_support import SIZE_ONLY
 
 SMALL = Stack(kernel=3, width=32, depth=2, side=12)
 NUMBERS = {DType.FP32: 4, DType.INT8: 1}
+QUICK = ("onnxruntime", "openvino")
+"""Runtimes that build an engine within a second; what is built of all of them is another test."""
 
 
 def speedup(low: float | None, ratio: float, high: float | None) -> Speedup:
@@ -81,10 +83,10 @@ def test_a_stack_that_lost_its_pattern_is_not_measured(tmp_path: Path, monkeypat
 def test_the_benchmark_compares_within_a_precision_and_writes_its_table(tmp_path: Path) -> None:
     """Trap: ratios that mix int8 with sparsity; the dense engine in 8 bits must be among the rows."""
     words = ["--out", str(tmp_path), "--patterns", "1:8", "--kernels", "1", "--width", "16", "--depth", "2",
-             "--side", "12", "--seconds", "0.05", "--samples", "4"]  # fmt: skip
+             "--side", "12", "--seconds", "0.05", "--samples", "4", "--runtimes", *QUICK]  # fmt: skip
     text = nm_runtimes.benchmark(nm_runtimes.parser().parse_args(words))
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert len(rows) == 2 * 2 * len(runtimes())
+    assert len(rows) == 2 * 2 * len(QUICK)
     for row in rows:
         assert row["baseline"] == f"{row['runtime']} dense {row['precision']}"
         assert row["n"] >= 4
@@ -98,6 +100,11 @@ def test_the_benchmark_compares_within_a_precision_and_writes_its_table(tmp_path
     assert str(tmp_path) not in (tmp_path / "results.json").read_text()
     moved = [{**row, "verdict": CONTRADICTED} if row["pattern"] != "dense" else row for row in rows]
     assert "0 of" in table_of(moved)
+
+
+def test_a_runtime_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="'tensorrt' is not among onnxruntime"):
+        runtimes(["tensorrt"])
 
 
 def test_stacks_differ_in_their_zeros_only() -> None:

@@ -201,6 +201,9 @@ def test_settings_depend_on_the_task() -> None:
     assert request.training(images=True).wdr_share == 0.05
     assert request.training(images=False).wdr_share is None
     assert request.training(images=True).share == 0.2
+    assert request.widths(images=True) == (4, 5, 6, 7, 8)
+    assert request.widths(images=False) == (2, 3, 4, 5, 6, 7, 8)
+    assert request.model_copy(update={"bits": (2, 8)}).widths(images=True) == (2, 8)
     with pytest.raises(UsageError, match="does not exist"):
         request.check_inputs()
 

@@ -114,6 +114,20 @@ def test_training_learns_and_pulls_weights_towards_uniform() -> None:
     assert float(shapes[0].detach()) < 0.5 * float(shapes[1].detach())
 
 
+def test_relative_rates_go_with_the_size_of_each_layers_weights() -> None:
+    """Trap: one rate for all moves the small weights of a last layer by half a percent a step and others not at all."""
+    supernet = supernet_of(sr_graph(), torch.rand(2, 3, SIDE, SIDE))
+    settings = dataclasses.replace(SETTINGS, relative=True, weight_rate=0.01)
+    trainer = Trainer(supernet, Enlarged(), settings, ALONE, images=True)
+    rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for layer in supernet.space.layers:
+        weight = trainer.parameters[f"graph.{layer.weight}"]
+        assert rates[id(weight)] == pytest.approx(0.01 * float(weight.detach().square().mean().sqrt()))
+        assert rates[id(trainer.parameters[f"graph.{layer.weight.removesuffix('weight')}bias"])] == rates[id(weight)]
+    others = {rates[id(p)] for n, p in trainer.parameters.items() if ".log_scale." in n}
+    assert others == {settings.scale_rate}
+
+
 def test_the_rate_ends_at_zero_with_the_last_step_whatever_the_number_of_processes() -> None:
     trainer = _trainer(steps=4)
     x, y = (torch.stack(p) for p in zip(*[Coloured()[i] for i in range(4)], strict=True))

@@ -1,7 +1,7 @@
 """The energy of engines from the power rails that a machine exposes, as plain values. Needs nothing but Python.
 
-`root` is where `sys` is found. Rails: the energy counters of powercap (RAPL), and the energy, power, or voltage and
-current of the sensors in hwmon (the INA chips of boards among them).
+`root` is where `sys` is found. Rails: the energy counters of powercap (RAPL), the energy, power, or voltage and current
+of the sensors in hwmon (the INA chips of boards among them), and GPUs that NVML tells of.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Self
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import track
 from deploy.machine import read_text
+from deploy.nvidia_power import gpu_readers
 
 EVERY_S = 0.01
 """Sensors that tell power are read this often; most renew their value more slowly."""
@@ -37,7 +38,8 @@ class Rail:
 def find_rails(root: Path = Path("/")) -> list[Rail]:
     """The rails that can be read here and now, each name once."""
     found: dict[str, Rail] = {}
-    for rail in (*_powercap(root / "sys/class/powercap"), *_hwmon(root / "sys/class/hwmon")):
+    gpus = [Rail(*told) for told in gpu_readers()] if root == Path("/") else []
+    for rail in (*_powercap(root / "sys/class/powercap"), *_hwmon(root / "sys/class/hwmon"), *gpus):
         with suppress(OSError, ValueError):
             rail.read()
             found.setdefault(rail.name, rail)
@@ -50,7 +52,7 @@ def require_rails(root: Path = Path("/")) -> list[Rail]:
     if rails:
         return rails
     hidden = any((root / "sys/class/powercap").glob("*/energy_uj"))
-    why = "may be read by root only" if hidden else "are not there: neither energy counters nor power sensors"
+    why = "may be read by root only" if hidden else "are not there: no energy counter, power sensor or telling GPU"
     raise UsageError(f"energy cannot be measured on this machine: its power rails {why}; leave --energy out")
 
 

@@ -70,8 +70,8 @@ class EqnetRequest(BaseModel):
     def widths(self, *, images: bool) -> tuple[int, ...]:
         """Bit widths of the supernet.
 
-        Images take it ill below 4: of FSRCNN x4's mixed subnets from 2 to 8 bits three quarters lie more than 3 dB below
-        8 bits.
+        Images take fewer than 4 ill: of FSRCNN x4's mixed subnets from 2 to 8 bits three quarters lie more than 3 dB
+        below 8 bits.
         """
         if self.bits is not None:
             return self.bits

@@ -15,9 +15,10 @@ class EqnetSettings:
     """`steps` are optimiser steps on batches of `batch` samples, all processes together; each is `2 + randoms` passes.
 
     Rates are Adam's, without weight decay: weights as they are, or `relative` to the root mean square of their layer's
-    weights at the start; scales as relative change, offsets in units of the first scale. `share`, `temperature`, `kurt_rate` and `skew_rate` are those of the authors' release. `wdr_share`:
-    scale both rates at the start so that the regulariser's gradient has this share of the task's (section 11.2).
-    `float_teacher`: the network as it was given guides the widest subnet too, which is not in the paper (11.1).
+    weights at the start; scales as relative change, offsets in units of the first scale. `share`, `temperature`,
+    `kurt_rate` and `skew_rate` are those of the authors' release. `wdr_share`: scale both rates at the start so that
+    the regulariser's gradient has this share of the task's (section 11.2). `float_teacher`: the network as it was given
+    guides the widest subnet too, which is not in the paper (11.1).
     """
 
     steps: int = 3000

@@ -61,7 +61,8 @@ def test_the_runner_s_modules_import_nothing_but_each_other_python_and_numpy() -
             if name.partition(".")[0] in ("bitwright", "deploy"):
                 reached.add(name)
             else:
-                assert name.partition(".")[0] in {*sys.stdlib_module_names, "numpy", "__future__"}, (module, name)
+                # pynvml is taken where it is there; without it GPUs are no rails.
+                assert name.partition(".")[0] in {*sys.stdlib_module_names, "numpy", "__future__", "pynvml"}, module
     assert reached | {"deploy.remote.runner"} == set(RUNNER_MODULES)
 
 

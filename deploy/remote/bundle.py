@@ -49,7 +49,8 @@ RUNNER_MODULES = (
     "deploy.remote.sample_log",
     "deploy.runtimes",
 )
-"""The modules that travel; they import nothing but each other, Python and numpy (and a runtime when it is used, and NVML where it is there)."""
+"""The modules that travel; they import nothing but each other, Python and numpy, a runtime when it is used, and NVML
+where it is there."""
 
 _ROOTS = {"bitwright": Path(foundation_files.__file__).parents[1], "deploy": Path(__file__).parents[1]}
 _TIME = (1980, 1, 1, 0, 0, 0)

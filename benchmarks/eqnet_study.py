@@ -33,7 +33,7 @@ from compress.graph import capture
 from compress.training.processes import Processes, processes
 from search.eqnet.forms import FORMS
 from search.eqnet.norms import training_inputs
-from search.eqnet.settings import EqnetSettings
+from search.eqnet.settings import EqnetSettings, Guide
 from search.eqnet.space import ALL_BITS, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
@@ -84,7 +84,7 @@ def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings
     if arm is Arm.NO_GUIDANCE:
         return dataclasses.replace(base, share=0.0)
     if arm is Arm.TAUGHT:
-        return dataclasses.replace(base, share=1.0, float_teacher=True)
+        return dataclasses.replace(base, share=1.0, guide=Guide.FLOAT_FIRST)
     return base
 
 

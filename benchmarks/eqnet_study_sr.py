@@ -2,8 +2,9 @@
 
 EQ-Net-style (adapted): a network whose output is an image, with 8, 6 and 4 bits from one supernet, beside a training of
 its own for each width (recovery training, the best that this repository has for one plan) of as many steps on as many
-patches, and beside plain rounding. Ablations: guidance of other strength and with inner tensors, no regulariser of
-weight distributions, and the float network as the teacher of the widest subnet. PSNR-Y on Set14 and BSD100, simulated
+patches, and beside plain rounding. The float network teaches all subnets. Ablations: pictures in its place or beside
+it, the paper's guidance by wider subnets, inner tensors, the regulariser of weight distributions, losses added up as
+they are, and one rate for all weights. PSNR-Y on Set14 and BSD100, simulated
 in torch: no runtime here executes all of these widths.
 
 Each training is a file of its own: stop the study at any moment, and continue it.
@@ -37,7 +38,7 @@ from compress.recovery.settings import RecoverySettings
 from compress.training.processes import Processes, processes
 from search.eqnet.export import Target
 from search.eqnet.forms import FORMS
-from search.eqnet.settings import EqnetSettings
+from search.eqnet.settings import EqnetSettings, Guide
 from search.eqnet.space import ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
@@ -58,24 +59,26 @@ class Arm(StrEnum):
     """What is trained; the first one is what the ablations change one thing of."""
 
     SUPERNET = "supernet"
-    NO_GUIDANCE = "no guidance"
-    WEAK_GUIDANCE = "guidance 0.25"
+    PICTURES = "no guidance, pictures"
+    HALF = "guidance 0.5"
+    WIDER = "guided by wider subnets"
     FEATURES = "guidance with features"
-    NO_WDR = "no WDR"
-    FLOAT_TEACHER = "float teacher"
-    TAUGHT = "float teacher, no pictures"
+    WDR = "with WDR"
+    SUM = "losses without logarithm"
+    ABSOLUTE = "one rate for all weights"
     DEDICATED = "trained at this width"
     ROUNDED = "rounded"
 
 
 CHANGES: dict[Arm, dict[str, Any]] = {
     Arm.SUPERNET: {},
-    Arm.NO_GUIDANCE: {"share": 0.0},
-    Arm.WEAK_GUIDANCE: {"share": 0.25},
+    Arm.PICTURES: {"share": 0.0},
+    Arm.HALF: {"share": 0.5},
+    Arm.WIDER: {"guide": Guide.WIDER, "share": 0.5},
     Arm.FEATURES: {"feature_weight": FEATURE_WEIGHT},
-    Arm.NO_WDR: {"kurt_rate": 0.0, "skew_rate": 0.0},
-    Arm.FLOAT_TEACHER: {"float_teacher": True},
-    Arm.TAUGHT: {"float_teacher": True, "share": 1.0},
+    Arm.WDR: {"kurt_rate": 0.015, "skew_rate": 1.0},
+    Arm.SUM: {"logarithm": False},
+    Arm.ABSOLUTE: {"relative": False, "weight_rate": 1e-4},
 }
 """Settings by which supernets differ."""
 

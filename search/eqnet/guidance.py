@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SMALLEST_LOSS = 1e-12
 Outputs = tuple[Tensor, ...]
 """What a network returned: its output, and the inner tensors that are compared."""
 
@@ -88,17 +89,24 @@ class ImageGuidance(Guidance):
     """(1 - share) * L1(student, image) + share * (L1(student, teacher) + feature_weight * D): adapted, see the module.
 
     `laplace`: the teacher's term is the KL of Laplace densities whose width is the teacher's own mean error. `gate`:
-    only samples on which the teacher is nearer to the image than the student are guided.
+    only samples on which the teacher is nearer to the image than the student are guided. `logarithm`: of the whole, so
+    that a subnet's gradient is relative to its own loss, as PSNR is.
     """
 
     label = "EQ-Net-style (adapted)"
 
     def __init__(
-        self, share: float = 0.5, feature_weight: float = 0.0, *, laplace: bool = False, gate: bool = False
-    ) -> None:
+        self, share: float = 0.5, feature_weight: float = 0.0, *, laplace: bool = False, gate: bool = False,
+        logarithm: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(share)
-        self.feature_weight, self.laplace, self.gate = feature_weight, laplace, gate
+        self.feature_weight, self.laplace, self.gate, self.logarithm = feature_weight, laplace, gate, logarithm
         self.taps = feature_weight > 0
+
+    def loss(self, outputs: Outputs, target: Tensor, lesson: Lesson | None) -> Tensor:
+        """As of any guidance, or its logarithm."""
+        found = super().loss(outputs, target, lesson)
+        return torch.log(found.clamp_min(SMALLEST_LOSS)) if self.logarithm else found
 
     def own(self, outputs: Outputs, target: Tensor) -> Tensor:
         """Mean absolute error in the training range."""

@@ -5,9 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 from bitwright.foundation.errors import UsageError
 from search.eqnet.guidance import ClassGuidance, Guidance, ImageGuidance
+
+
+class Guide(StrEnum):
+    """Who guides a subnet."""
+
+    WIDER = "wider"
+    """The wider subnets, and nobody the widest one: the paper's."""
+    FLOAT_FIRST = "float_first"
+    """The wider subnets, and the network as it was given the widest one: not in the paper (section 11.1)."""
+    FLOAT = "float"
+    """The network as it was given all of them: ours."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +29,8 @@ class EqnetSettings:
     Rates are Adam's, without weight decay: weights as they are, or `relative` to the root mean square of their layer's
     weights at the start; scales as relative change, offsets in units of the first scale. `share`, `temperature`,
     `kurt_rate` and `skew_rate` are those of the authors' release. `wdr_share`: scale both rates at the start so that
-    the regulariser's gradient has this share of the task's (section 11.2). `float_teacher`: the network as it was given
-    guides the widest subnet too, which is not in the paper (11.1).
+    the regulariser's gradient has this share of the task's (section 11.2). `logarithm`: the logarithms of the subnets'
+    losses are added up, so that each gradient is relative to its own loss, as PSNR is; for images only.
     """
 
     steps: int = 3000
@@ -39,7 +51,8 @@ class EqnetSettings:
     feature_weight: float = 0.0
     laplace: bool = False
     gate: bool = False
-    float_teacher: bool = False
+    guide: Guide = Guide.WIDER
+    logarithm: bool = False
     kurt_rate: float = 0.015
     skew_rate: float = 1.0
     wdr_share: float | None = None
@@ -65,13 +78,23 @@ class EqnetSettings:
 
     @staticmethod
     def for_images() -> EqnetSettings:
-        """The starting recipe of section 11.5, which is not measured: small batches, gradients clipped by norm."""
-        return EqnetSettings(batch=16, weight_rate=1e-4, clip_value=None, clip_norm=1.0, wdr_share=0.05)
+        """A recipe of our own for networks whose output is an image.
+
+        FSRCNN x4, 400 steps, one seed, PSNR-Y on Set14 at 8, 6 and 4 bits: 27.35, 26.69 and 24.63 dB; with the starting
+        recipe of section 11.5 27.15, 26.25 and 23.13; only rounded 27.37, 26.39 and 21.97. The rates are the better
+        ones of two by these figures.
+        """
+        return EqnetSettings(
+            batch=16, weight_rate=0.012, relative=True, scale_rate=6e-3, clip_value=None, clip_norm=1.0, share=1.0,
+            guide=Guide.FLOAT, logarithm=True, kurt_rate=0.0, skew_rate=0.0, wdr_share=0.05,
+        )  # fmt: skip
 
     def guidance(self, *, images: bool) -> Guidance:
         """The losses of a step, for logits or for images."""
         if images:
-            return ImageGuidance(self.share, self.feature_weight, laplace=self.laplace, gate=self.gate)
+            return ImageGuidance(
+                self.share, self.feature_weight, laplace=self.laplace, gate=self.gate, logarithm=self.logarithm
+            )
         return ClassGuidance(self.share, self.temperature)
 
     def fingerprint(self) -> str:

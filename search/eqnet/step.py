@@ -16,12 +16,12 @@ Run = Callable[[Tensor], Outputs]
 
 def losses(
     supernet: Supernet, run: Run, guidance: Guidance, drawn: Sequence[Drawn], x: Tensor, target: Tensor,
-    backward: Callable[[Tensor], None], *, amp: bool = False, first: Lesson | None = None,
+    backward: Callable[[Tensor], None], *, amp: bool = False, first: Lesson | None = None, every: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The loss of each pass, without gradient, handed to `backward` one by one so that one graph is alive at a time.
 
     H learns from the target, and from `first` where there is one; every R from the target and from H; L from the target
-    and from the R's mean, never from H.
+    and from the R's mean, never from H. With `every` all of them learn from the target and from `first`.
     """
     found: dict[str, Tensor] = {}
     lesson = first
@@ -33,7 +33,7 @@ def losses(
         supernet.choose(one.configuration)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
             outputs = run(x)
-        loss = guidance.loss(outputs, target, lesson)
+        loss = guidance.loss(outputs, target, first if every else lesson)
         backward(loss)
         name = "H" if number == 0 else "L" if last else f"R{number}"
         found[name] = loss.detach()

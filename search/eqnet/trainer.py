@@ -22,7 +22,7 @@ from compress.training.state import Position, load_state, moments, restore_momen
 from search.eqnet.distribution import LEAST_VALUES, Shape, shape_of
 from search.eqnet.guidance import Guidance, Lesson, Outputs
 from search.eqnet.sampling import sandwich
-from search.eqnet.settings import EqnetSettings
+from search.eqnet.settings import EqnetSettings, Guide
 from search.eqnet.step import losses
 from search.eqnet.supernet import Supernet
 
@@ -45,7 +45,8 @@ class Trainer:
         self.supernet = supernet.to(processes.device)
         names = (supernet.space.layers[-1].source,) if self.guidance.taps else ()
         self.network = tapped(supernet.graph, names)
-        self.teacher = tapped(clone(supernet.template), names).to(processes.device) if settings.float_teacher else None
+        taught = settings.guide is not Guide.WIDER
+        self.teacher = tapped(clone(supernet.template), names).to(processes.device) if taught else None
         self.parameters = dict(supernet.named_parameters())
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.parameters.items():
@@ -116,7 +117,7 @@ class Trainer:
         found["one_form"] = torch.tensor(float(drawn[1].one_form), device=images.device)
         found |= losses(
             self.supernet, self._outputs, self.guidance, drawn, images, targets, torch.autograd.backward,
-            amp=settings.amp, first=self._first_lesson(images),
+            amp=settings.amp, first=self._first_lesson(images), every=settings.guide is Guide.FLOAT,
         )  # fmt: skip
         used = [p for p in self.parameters.values() if p.grad is not None]
         self.processes.average_gradients(used)
@@ -149,7 +150,7 @@ class Trainer:
         if shape is None:
             return 1.0
         self.supernet.choose(sandwich(self.supernet.space, self.settings.seed, 0)[0].configuration)
-        task = self.guidance.own(self._outputs(images), targets)
+        task = self.guidance.loss(self._outputs(images), targets, self._first_lesson(images))
         norms = []
         for loss in (task, shape.loss(self.settings.kurt_rate, self.settings.skew_rate)):
             gradients = torch.autograd.grad(loss, self.shaped)

@@ -19,9 +19,10 @@ from compress.training.processes import Processes, processes
 from compress.training.samples import batches
 from search.eqnet.distribution import shape_of
 from search.eqnet.forms import FORMS
+from search.eqnet.guidance import ImageGuidance
 from search.eqnet.norms import Calibrator, recalibrate
 from search.eqnet.sampling import sandwich
-from search.eqnet.settings import EqnetSettings
+from search.eqnet.settings import EqnetSettings, Guide
 from search.eqnet.supernet import Supernet
 from search.eqnet.trainer import WDR_SCALE, Trainer, values_digest
 from tests.search.eqnet.helpers import SIDE, images, resnet_graph, sr_graph, supernet_of
@@ -143,12 +144,15 @@ def test_the_rate_ends_at_zero_with_the_last_step_whatever_the_number_of_process
 
 
 def test_images_are_trained_with_the_regulariser_at_its_share_of_the_task() -> None:
-    settings = dataclasses.replace(EqnetSettings.for_images(), steps=2, batch=2, log_every=1, feature_weight=0.1)
+    settings = dataclasses.replace(
+        EqnetSettings.for_images(), steps=2, batch=2, log_every=1, feature_weight=0.1, kurt_rate=0.015, skew_rate=1.0
+    )
     trainer = Trainer(supernet_of(sr_graph(), images().sigmoid()), Enlarged(), settings, ALONE, images=True)
     assert len(trainer.shaped) == 1
     position = trainer.run()
     scale = position.values[WDR_SCALE]
-    assert 0 < scale < 1
+    assert scale > 0
+    assert scale != 1.0
     assert all(torch.isfinite(torch.tensor(list(e.values()))).all() for e in position.history)
     fresh = Trainer(supernet_of(sr_graph(), images().sigmoid()), Enlarged(), settings, ALONE, images=True)
     x, y = (torch.stack(p) for p in zip(*[Enlarged()[i] for i in range(2)], strict=True))
@@ -231,17 +235,39 @@ def test_calibrated_statistics_are_means_over_the_batches() -> None:
         Calibrator(supernet, x[:0])
 
 
-def test_the_float_network_teaches_the_widest_subnet_where_that_is_asked_for() -> None:
+def test_who_guides_a_subnet_is_a_choice() -> None:
     x, y = next(iter(batches(Enlarged(), 2, ALONE, 0, 0)))
     found = {}
-    for teacher in (False, True):
-        settings = dataclasses.replace(EqnetSettings.for_images(), batch=2, share=1.0, float_teacher=teacher)
+    for guide in Guide:
+        settings = dataclasses.replace(EqnetSettings.for_images(), batch=2, guide=guide, logarithm=False)
         trainer = Trainer(supernet_of(sr_graph(), images().sigmoid()), Enlarged(), settings, ALONE, images=True)
-        found[teacher] = {name: float(value) for name, value in trainer.step(x, y, 0).items()}
+        found[guide] = {name: float(value) for name, value in trainer.step(x, y, 0).items()}
     supernet = supernet_of(sr_graph(), images().sigmoid())
-    supernet.choose(sandwich(supernet.space, settings.seed, 0)[0].configuration)
+    drawn = sandwich(supernet.space, settings.seed, 0)
+    outputs = []
     with torch.no_grad():
-        widest, exact = supernet(x), supernet.template(x)
-    assert found[True]["H"] == pytest.approx(float((widest - exact).abs().mean()), rel=1e-4)
-    assert found[False]["H"] == pytest.approx(float((widest - y).abs().mean()), rel=1e-4)
-    assert found[True]["R1"] == pytest.approx(found[False]["R1"], rel=1e-4)
+        for one in drawn:
+            supernet.choose(one.configuration)
+            outputs.append(supernet(x))
+        exact = supernet.template(x)
+    gaps = [float((output - exact).abs().mean()) for output in outputs]
+    assert found[Guide.FLOAT_FIRST]["H"] == pytest.approx(gaps[0], rel=1e-4)
+    assert found[Guide.WIDER]["H"] == pytest.approx(float((outputs[0] - y).abs().mean()), rel=1e-4)
+    assert found[Guide.FLOAT_FIRST]["R1"] == pytest.approx(found[Guide.WIDER]["R1"], rel=1e-4)
+    assert [found[Guide.FLOAT][name] for name in ("H", "R1", "L")] == pytest.approx(gaps, rel=1e-4)
+    assert found[Guide.WIDER]["L"] != pytest.approx(gaps[2], rel=1e-2)
+
+
+def test_of_a_logarithm_the_gradient_is_relative_to_the_loss() -> None:
+    x, y = next(iter(batches(Enlarged(), 2, ALONE, 0, 0)))
+    supernet = supernet_of(sr_graph(), images().sigmoid(), bits=(2, 8))
+    weight = dict(supernet.named_parameters())[f"graph.{supernet.space.layers[1].weight}"]
+    for one in sandwich(supernet.space, 0, 0):
+        supernet.choose(one.configuration)
+        found = {}
+        for logarithm in (False, True):
+            guidance = ImageGuidance(share=0.0, logarithm=logarithm)
+            loss = guidance.loss((supernet(x),), y, None)
+            found[logarithm] = (loss.detach(), torch.autograd.grad(loss, weight)[0])
+        assert torch.allclose(found[True][0], found[False][0].log())
+        assert torch.allclose(found[True][1], found[False][1] / found[False][0], rtol=1e-4, atol=1e-7)

@@ -17,10 +17,10 @@ from torch import Tensor, fx, nn
 
 from bitwright.foundation.errors import UsageError
 from compress.biases import give_biases
-from compress.compressed import CompressedModel, QuantizedWeight, container
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.graph import aten, bias_name, capture, clone, layer_nodes, rebuild, set_tensor, tensor, weight_name
 from compress.plan import LayerPlan, Placement, Plan
-from compress.quantizers import Granularity, QuantFormat, QuantParams, fake_quantize
+from compress.quantizers import Granularity, QuantFormat, QuantParams, container, fake_quantize
 
 PREFIX = "brevitas_"
 PLAIN: list[Any] = [[1, 1], [0, 0], [1, 1], 1]
@@ -56,6 +56,7 @@ def to_brevitas(model: CompressedModel) -> fx.GraphModule:
     from brevitas.nn import QuantIdentity
     from brevitas.quant import ShiftedUint8ActPerTensorFloat
 
+    model.plan.require_integers("Brevitas' interchange")
     module = clone(model.graph)
     nodes = {node.name: node for node in module.graph.nodes}
     biases = model.integer_biases()

@@ -24,7 +24,7 @@ METADATA = "bitwright"
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds an activation through its integers; scale and zero point are buffers of shape []."""
+    """Rounds an activation through what is stored of it; scale and zero point are buffers of shape []."""
 
     scale: Tensor
     zero_point: Tensor
@@ -47,7 +47,10 @@ class ActivationQuantizer(nn.Module):
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """Integers of a weight (int8 or uint8, the layer's shape), their parameters and their format."""
+    """What is stored of a weight, its parameters and its format.
+
+    `integers` has the layer's shape: int8 or uint8, or float8_e4m3fn where the format is fp8.
+    """
 
     integers: Tensor
     params: QuantParams
@@ -55,8 +58,8 @@ class QuantizedWeight:
 
     @property
     def values(self) -> Tensor:
-        """The float32 weight that the integers stand for."""
-        return dequantize(self.integers.to(torch.int32), self.params)
+        """The float32 weight that the stored values stand for."""
+        return dequantize(self.integers, self.params)
 
 
 def quantizer_name(site_tensor: str) -> str:
@@ -81,12 +84,17 @@ class CompressedModel:
         return place(self.graph, self.plan)
 
     def integer_biases(self) -> dict[str, tuple[Tensor, QuantParams]]:
-        """The int32 bias of each quantised layer call, by node name, at scale s_x * s_w per channel."""
+        """The int32 bias of each layer call on integers, by node name, at scale s_x * s_w per channel.
+
+        Layers in fp8 keep their bias in float.
+        """
         inputs = {consumer.name: site.tensor.name for site in self.sites() for consumer in site.consumers}
         found = {}
         for _, node in layer_nodes(self.graph):
             weight, bias = self.weights.get(weight_name(node)), bias_name(node)
-            if weight is not None and bias is not None and node.name in inputs:
+            if weight is None or bias is None or weight.form.is_fp8:
+                continue
+            if node.name in inputs:
                 value = tensor(self.graph, bias)
                 scale = (self.activations[inputs[node.name]].scale * weight.params.scale).expand_as(value).contiguous()
                 limit = 2.0**31 - 1
@@ -119,7 +127,7 @@ class CompressedModel:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors as an engine stores them: one byte an integer, scales and the rest in float32."""
+        """Bytes of all tensors as an engine stores them: one byte a quantised weight, all else in float32."""
         quantized = sum(w.integers.numel() + 4 * w.params.scale.numel() for w in self.weights.values())
         rest = [p for n, p in self.graph.state_dict().items() if n not in self.weights]
         return int(quantized + sum(p.numel() * p.element_size() for p in rest) + 8 * len(self.activations))
@@ -175,8 +183,3 @@ class CompressedModel:
                 name = key.split("/")[1]
                 model.activations[name] = QuantParams(value, tensors[f"activation/{name}/zero_point"])
         return model
-
-
-def container(form: QuantFormat) -> torch.dtype:
-    """The integer dtype that stores a format."""
-    return torch.int8 if form.signed else torch.uint8

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, fx
 
 from compress import ops as _ops  # registers the custom operators
-from compress.compressed import CompressedModel, container
+from compress.compressed import CompressedModel
 from compress.graph import add_buffer, clone, layer_nodes, rebuild, weight_name
 from compress.placement import Site
-from compress.quantizers import QuantParams
+from compress.quantizers import QuantFormat, QuantParams, container
 
 quantize_dequantize = torch.ops.bitwright.quantize_dequantize.default
 dequantize = torch.ops.bitwright.dequantize.default
@@ -26,7 +26,7 @@ def exportable(model: CompressedModel, *, quantize_bias: bool = True) -> fx.Grap
     """The model with every quantiser written out.
 
     Weights become `<weight name>.integers` behind a dequantise, activations pass a quantise/dequantise pair (behind a
-    clamp where the format is narrower than its 8-bit container), biases of quantised layers become int32 at scale
+    clamp where the format is narrower than its 8-bit container), biases of integer layers become int32 at scale
     s_x * s_w if `quantize_bias` (CPU runtimes; TensorRT wants them in float). Computes what `simulate()` computes.
     """
     module = clone(model.graph)
@@ -70,18 +70,25 @@ def _constant(
         return module.graph.call_function(dequantize, (*parts, axis))
 
 
+def _fills_container(form: QuantFormat) -> bool:
+    """Whether QuantizeLinear's own saturation is that of the format."""
+    if form.is_fp8:
+        return True
+    limits = torch.iinfo(container(form))
+    return (form.qmin, form.qmax) == (limits.min, limits.max)
+
+
 def _write_activation(module: fx.GraphModule, nodes: dict[str, fx.Node], site: Site, params: QuantParams) -> None:
     source, form = nodes[site.tensor.name], site.form
     path = f"activations.{site.tensor.name}"
     add_buffer(module, f"{path}.scale", params.scale)
     add_buffer(module, f"{path}.zero_point", params.zero_point.to(container(form)))
-    limits = torch.iinfo(container(form))
     with module.graph.inserting_after(source):
         last = anchor = module.graph.get_attr(f"{path}.scale")
     with module.graph.inserting_after(anchor):
         last = module.graph.get_attr(f"{path}.zero_point")
     zero, current = last, source
-    if (form.qmin, form.qmax) != (limits.min, limits.max):
+    if not _fills_container(form):
         low, high = (float((q - params.zero_point) * params.scale) for q in (form.qmin, form.qmax))
         with module.graph.inserting_after(last):
             current = last = module.graph.call_function(aten.clamp.default, (source, low, high))

@@ -36,6 +36,7 @@ def integer_graph(model: CompressedModel) -> fx.GraphModule:
     activation reads it times s_x. Against `simulate()`, floats differ in their last bits, and a value on a rounding
     boundary may fall to the other side; where all scales are powers of two both compute the same bits.
     """
+    model.plan.require_integers("the integer graph")
     module = clone(model.graph)
     nodes = {node.name: node for node in module.graph.nodes}
     biases = model.integer_biases()
@@ -63,6 +64,7 @@ def largest_sums(model: CompressedModel) -> dict[str, int]:
 
     Up to `EXACT_SUM` the layer is exact in float32, and log2 of it, plus a sign, is the width of its accumulator.
     """
+    model.plan.require_integers("the width of an accumulator")
     inputs = {consumer.name: site for site in model.sites() for consumer in site.consumers}
     found = {}
     for name, node in layer_nodes(model.graph):

@@ -11,7 +11,10 @@ from torch import Tensor
 
 @torch.library.custom_op("bitwright::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """x -> integers of `zero_point`'s dtype -> float32. `scale`: [], float32; `zero_point`: [], int8 or uint8."""
+    """x -> `zero_point`'s dtype -> float32. `scale`: [], float32; `zero_point`: [], int8, uint8, or E4M3 (0)."""
+    if zero_point.dtype.is_floating_point:
+        limit = torch.finfo(zero_point.dtype).max
+        return torch.clamp(x / scale, -limit, limit).to(zero_point.dtype).to(torch.float32) * scale
     limits = torch.iinfo(zero_point.dtype)
     zero = zero_point.to(torch.float32)
     return (torch.clamp(torch.round(x / scale) + zero, limits.min, limits.max) - zero) * scale
@@ -24,7 +27,7 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 @torch.library.custom_op("bitwright::dequantize", mutates_args=())
 def dequantize_constant(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    """Integer constant -> float32 along `axis`. `scale`, `zero_point`: [C]; the zero point has q's dtype."""
+    """Stored constant -> float32 along `axis`. `scale`, `zero_point`: [C]; the zero point has q's dtype."""
     shape = [1] * q.dim()
     shape[axis] = -1
     return (q.to(torch.float32) - zero_point.to(torch.float32).reshape(shape)) * scale.reshape(shape)

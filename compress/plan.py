@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
@@ -38,8 +39,19 @@ class LayerPlan(BaseModel):
 
     @property
     def quantized(self) -> bool:
-        """Whether the layer computes on integers."""
+        """Whether the layer computes on integers or in fp8."""
         return self.weight is not None and self.activation is not None
+
+    @property
+    def fp8(self) -> bool:
+        """Whether the layer computes in fp8."""
+        return self.quantized and any(form is not None and form.is_fp8 for form in (self.weight, self.activation))
+
+    @model_validator(mode="after")
+    def _one_encoding(self) -> Self:
+        if self.weight is not None and self.activation is not None and self.weight.is_fp8 != self.activation.is_fp8:
+            raise ValueError("weights and activations of a layer are both integers or both fp8")
+        return self
 
 
 class Cost(BaseModel):
@@ -74,8 +86,19 @@ class Plan(BaseModel):
 
     @property
     def quantized_layers(self) -> tuple[str, ...]:
-        """Names of the layers that compute on integers, in network order."""
+        """Names of the layers that compute on integers or in fp8, in network order."""
         return tuple(name for name, layer in self.layers.items() if layer.quantized)
+
+    @property
+    def fp8(self) -> bool:
+        """Whether any layer computes in fp8."""
+        return any(layer.fp8 for layer in self.layers.values())
+
+    def require_integers(self, what: str) -> None:
+        """UsageError where a layer computes in fp8, which `what` (such as "recovery training") cannot do."""
+        first = next((name for name, layer in self.layers.items() if layer.fp8), None)
+        if first is not None:
+            raise UsageError(f"{what} works on integers, and layer {first} is in fp8; compress it to int8 for that")
 
     def with_float(self, names: set[str], reason: str) -> Plan:
         """The same plan with some layers left in float; what it costs is no longer known."""

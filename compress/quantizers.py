@@ -1,16 +1,18 @@
 """Affine quantisation: one definition of scale, zero point, rounding and range, for every bit width and form.
 
 q = clamp(round(x / scale) + zero_point, qmin, qmax), x' = (q - zero_point) * scale. Rounding is half to even, as in
-ONNX QuantizeLinear; zero is always representable exactly, so padding and pruned weights cost nothing.
+ONNX QuantizeLinear; zero is always representable exactly, so padding and pruned weights cost nothing. Where values are
+stored as E4M3 in place of integers, round goes to the nearest value of that type and the zero point is 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 
@@ -19,6 +21,18 @@ class Granularity(StrEnum):
 
     TENSOR = "tensor"
     CHANNEL = "channel"
+
+
+class Encoding(StrEnum):
+    """What a quantised value is stored as."""
+
+    INTEGER = "integer"
+    E4M3 = "e4m3"
+    """fp8 with 4 bits of exponent and 3 of mantissa, no infinities: FLOAT8E4M3FN in ONNX (arXiv 2209.05433)."""
+
+
+E4M3_MAX = 448
+"""Largest finite value of E4M3."""
 
 
 class QuantFormat(BaseModel):
@@ -31,6 +45,18 @@ class QuantFormat(BaseModel):
     symmetric: bool
     signed: bool
     reduce_range: bool = Field(default=False, description="leave one bit unused, for CPUs whose int8 products saturate")
+    encoding: Encoding = Field(default=Encoding.INTEGER, exclude_if=lambda encoding: encoding is Encoding.INTEGER)
+
+    @model_validator(mode="after")
+    def _e4m3_has_one_form(self) -> Self:
+        if self.is_fp8 and (self.bits != 8 or not self.symmetric or not self.signed or self.reduce_range):
+            raise ValueError("E4M3 is 8 bits, symmetric, signed and of full range")
+        return self
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether values are stored as E4M3."""
+        return self.encoding is Encoding.E4M3
 
     @property
     def used_bits(self) -> int:
@@ -39,14 +65,18 @@ class QuantFormat(BaseModel):
 
     @property
     def qmin(self) -> int:
-        """Smallest integer. Symmetric signed ranges are narrow (-127 ... 127), so that negation is exact."""
+        """Smallest stored value. Symmetric signed ranges are narrow (-127 ... 127), so that negation is exact."""
+        if self.is_fp8:
+            return -E4M3_MAX
         if not self.signed:
             return 0
         return int(self.symmetric) - int(2 ** (self.used_bits - 1))
 
     @property
     def qmax(self) -> int:
-        """Largest integer."""
+        """Largest stored value."""
+        if self.is_fp8:
+            return E4M3_MAX
         return int(2 ** (self.used_bits - int(self.signed)) - 1)
 
 
@@ -89,20 +119,52 @@ def params_from_range(low: Tensor, high: Tensor, form: QuantFormat, axis: int | 
     return QuantParams(scale.to(torch.float32), zero.to(torch.int32), axis)
 
 
-def quantize(x: Tensor, params: QuantParams, form: QuantFormat) -> Tensor:
-    """Integers of `x`, as int32, in [qmin, qmax]."""
+def container(form: QuantFormat) -> torch.dtype:
+    """The dtype that stores a format."""
+    if form.is_fp8:
+        return torch.float8_e4m3fn
+    return torch.int8 if form.signed else torch.uint8
+
+
+def nearest(scaled: Tensor, zero_point: Tensor, form: QuantFormat) -> Tensor:
+    """The value that a format stores for each of `scaled`, which is x / scale; half to even, saturating. Same dtype."""
+    if form.is_fp8:
+        return torch.clamp(scaled, form.qmin, form.qmax).to(torch.float8_e4m3fn).to(scaled.dtype)
+    return torch.clamp(torch.round(scaled) + zero_point, form.qmin, form.qmax)
+
+
+def encode(x: Tensor, params: QuantParams, form: QuantFormat) -> Tensor:
+    """What is stored of `x`: int8, uint8 or float8_e4m3fn, of x's shape."""
     scale, zero = params.broadcast(x.dim())
-    return torch.clamp(torch.round(x / scale) + zero, form.qmin, form.qmax).to(torch.int32)
+    return nearest(x / scale, zero, form).to(container(form))
+
+
+def quantize(x: Tensor, params: QuantParams, form: QuantFormat) -> Tensor:
+    """Integers of `x`, as int32, in [qmin, qmax]; ValueError for a format that has none."""
+    if form.is_fp8:
+        raise ValueError("E4M3 does not store integers; use encode")
+    scale, zero = params.broadcast(x.dim())
+    return nearest(x / scale, zero, form).to(torch.int32)
 
 
 def dequantize(q: Tensor, params: QuantParams) -> Tensor:
-    """Real values of integers, float32."""
+    """Real values of integers or of E4M3 values, float32."""
     scale, zero = params.broadcast(q.dim())
-    return (q - zero).to(torch.float32) * scale
+    if q.dtype == torch.float8_e4m3fn:
+        return q.to(torch.float32) * scale
+    return (q.to(torch.int32) - zero).to(torch.float32) * scale
 
 
 def fake_quantize(x: Tensor, params: QuantParams, form: QuantFormat) -> Tensor:
-    """Round `x` through its integers, float32, by torch's fused kernels. Gradient: straight through, 0 outside."""
+    """Round `x` through what is stored, float32; integers by torch's fused kernels.
+
+    Gradient: straight through, 0 outside.
+    """
+    if form.is_fp8:
+        scale, zero = params.broadcast(x.dim())
+        inside = torch.clamp(x / scale, form.qmin, form.qmax)
+        # Exact: the rounded value is 0 or within a factor of two of what it stands for.
+        return (inside + (nearest(inside, zero, form) - inside).detach()) * scale
     if params.axis is None:
         return torch.fake_quantize_per_tensor_affine(x, params.scale, params.zero_point, form.qmin, form.qmax)
     return torch.fake_quantize_per_channel_affine(x, params.scale, params.zero_point, params.axis, form.qmin, form.qmax)
@@ -113,3 +175,9 @@ W8 = QuantFormat(bits=8, granularity=Granularity.CHANNEL, symmetric=True, signed
 
 A8 = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=False, signed=False)
 """uint8 activations per tensor, asymmetric: what x86 runtimes execute."""
+
+FP8_WEIGHTS = QuantFormat(bits=8, granularity=Granularity.CHANNEL, symmetric=True, signed=True, encoding=Encoding.E4M3)
+"""E4M3 weights with one scale for each output channel."""
+
+FP8_ACTIVATIONS = FP8_WEIGHTS.model_copy(update={"granularity": Granularity.TENSOR})
+"""E4M3 activations with one scale for the tensor."""

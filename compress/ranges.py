@@ -8,11 +8,19 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.foundation.errors import GraphError, UsageError
-from compress.compressed import CompressedModel, QuantizedWeight, container
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.graph import aten, clone, layer_nodes, tensor, weight_name
 from compress.placement import place
 from compress.plan import Plan
-from compress.quantizers import Granularity, QuantFormat, QuantParams, fake_quantize, params_from_range, quantize
+from compress.quantizers import (
+    Granularity,
+    QuantFormat,
+    QuantParams,
+    encode,
+    fake_quantize,
+    nearest,
+    params_from_range,
+)
 from compress.statistics import BINS, TensorStatistics
 
 WEIGHT_SHRINKS = torch.linspace(1.0, 0.4, 61).tolist()
@@ -92,8 +100,7 @@ def set_ranges(
             continue
         value = tensor(model.graph, weight_name(node))
         params = weight_params(value, form, weights, weight_axis(node))
-        integers = quantize(value, params, form).to(container(form))
-        model.weights[weight_name(node)] = QuantizedWeight(integers, params, form)
+        model.weights[weight_name(node)] = QuantizedWeight(encode(value, params, form), params, form)
     return model
 
 
@@ -132,6 +139,6 @@ def _mse_ends(statistics: TensorStatistics, form: QuantFormat) -> tuple[Tensor, 
         highs = (high * shrinks).repeat(len(lows) // len(shrinks))
     params = params_from_range(lows, highs, form, axis=0)
     scale, zero = params.scale.double()[:, None], params.zero_point.double()[:, None]
-    rounded = (torch.clamp(torch.round(centres / scale) + zero, form.qmin, form.qmax) - zero) * scale
+    rounded = (nearest(centres / scale, zero, form) - zero) * scale
     best = int(((rounded - centres).square() @ counts).argmin())
     return lows[best], highs[best]

@@ -68,6 +68,7 @@ def reconstruct(model: CompressedModel, inputs: Tensor, *, settings: Reconstruct
     match a dense one, the pruned graph; its zeros stay. `on_block` receives (block name, state) several times per
     block; the last states given back as `resume` continue a killed job to the same result. `model` is not changed.
     """
+    model.plan.require_integers("reconstruction")
     settings = settings or ReconstructionSettings()
     count = len(inputs) - max(1, math.ceil(len(inputs) * settings.held_out))
     if count < 1:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compress.compressed import QuantizedWeight, container
-from compress.quantizers import QuantFormat, QuantParams
+from compress.compressed import QuantizedWeight
+from compress.quantizers import QuantFormat, QuantParams, container
 
 BIAS_LIMIT = 2.0**31 - 1
 

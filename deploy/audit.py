@@ -13,7 +13,9 @@ from deploy.engine import Engine, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.runtimes import Runtime
 
-INTEGER = "int8"
+INTEGER, FP8 = "int8", "fp8"
+QUANTIZED = (INTEGER, FP8)
+"""What quantised layers are planned in, in all runtimes but QONNX."""
 UNKNOWN = "unknown"
 _NAMED = 8
 
@@ -25,7 +27,7 @@ class LayerAudit(BaseModel):
 
     layer: str
     planned: str = Field(
-        description="int8 for quantised layers, or their bits in QONNX, else the plan's float precision"
+        description="int8 or fp8 for quantised layers, or their bits in QONNX, else the plan's float precision"
     )
     executed: str = Field(description="precision as the runtime reports it; unknown if the engine shows no such layer")
     kernel: str = Field(description="the runtime's names of the kernels; empty if unknown")
@@ -96,12 +98,14 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
 
 
 def planned_precision(layer: LayerPlan, float_precision: str, runtime: Runtime) -> str:
-    """What a layer of a plan should execute in: int8 whatever its bits, because runtimes store fewer bits in 8.
+    """What a layer of a plan should execute in: fp8, or int8 whatever its bits, because runtimes store fewer in 8.
 
     In QONNX, which has every width, int4 where weights and activations have 4 bits and w4a8 where they differ.
     """
     if layer.weight is None or layer.activation is None:
         return float_precision
+    if layer.fp8:
+        return FP8
     if runtime is not Runtime.QONNX:
         return INTEGER
     weight, activation = layer.weight.used_bits, layer.activation.used_bits
@@ -116,10 +120,11 @@ def _compare(name: str, planned: str, nodes: list[ExecutedNode], runtime: str, e
         reason = f"planned {planned}, but the exported graph has no such layer"
     elif not nodes:
         reason = f"planned {planned}, but no node that {runtime} executes is known to compute it"
-    elif planned == INTEGER != executed:
+    elif planned in QUANTIZED and planned != executed:
+        kernels = "integer" if planned == INTEGER else planned
         reason = (
-            f"planned int8, executed {executed} by {kernel}; its input, weight or output does not have the "
-            f"form that {runtime}'s integer kernels need"
+            f"planned {planned}, executed {executed} by {kernel}; its input, weight or output does not have the "
+            f"form that {runtime}'s {kernels} kernels need"
         )
     elif planned != executed:
         reason = f"planned {planned}, executed {executed} by {kernel}"

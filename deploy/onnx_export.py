@@ -25,6 +25,8 @@ from deploy.onnx_plan import PLAN_KEY
 from deploy.runtimes import Runtime
 
 OPSET = 18
+FP8_OPSET = 19
+"""The first with float8 in QuantizeLinear and DequantizeLinear; only files that need it have it."""
 INPUT, OUTPUT = "input", "output"
 
 
@@ -40,7 +42,8 @@ def export_quantized(model: CompressedModel, example: Tensor, path: Path, *, qua
     the plan travels in the file's metadata.
     """
     graph = exportable(model, quantize_bias=quantize_bias)
-    _export(graph, example, path, {PLAN_KEY: model.plan.model_dump_json()})
+    opset = FP8_OPSET if model.plan.fp8 else OPSET
+    _export(graph, example, path, {PLAN_KEY: model.plan.model_dump_json()}, opset)
 
 
 def export_qonnx(model: CompressedModel, example: Tensor, path: Path) -> None:
@@ -69,7 +72,7 @@ def export_for(
         verify_formats(path, model.plan)
 
 
-def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str]) -> None:
+def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str], opset: int = OPSET) -> None:
     pair = torch.cat([example, example.flip(-1)])
     dynamic = torch.export.Dim.DYNAMIC
     with warnings.catch_warnings(), _quiet():
@@ -79,7 +82,7 @@ def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[s
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 external_data=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],

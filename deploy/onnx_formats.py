@@ -1,4 +1,4 @@
-"""verify_formats: whether the integers in an ONNX file have the formats that its plan names, layer by layer."""
+"""verify_formats: whether what an ONNX file quantises has the formats that its plan names, layer by layer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from compress.plan import Plan
 from compress.quantizers import Granularity, QuantFormat
 from deploy.onnx_layers import layers_with_weights
 
+E4M3 = "float8_e4m3fn"
+"""numpy's name of FLOAT8E4M3FN."""
+
 _MOVES = frozenset({"Transpose", "Reshape", "DepthToSpace", "Slice", "Split", "Identity", "Flatten", "Squeeze"})
 """Operators between a DequantizeLinear and a layer that leave every value as it is."""
 
 
 def verify_formats(path: Path, plan: Plan) -> int:
-    """Check weight and input of every integer layer of `plan` in the file; returns how many layers were checked.
+    """Check weight and input of every quantised layer of `plan` in the file; returns how many layers were checked.
 
     What no runtime needs to be installed for: signs, widths, zero points and numbers of scales are those of the plan,
     so that a file is what the rules of the device were checked against. VerificationError names the first layer that
@@ -59,10 +62,11 @@ class _File:
         if step is None or integers is None:
             return "it is in float"
         scale, zero = self._parameters(step)
-        if (integers.dtype.kind == "i") != form.signed:
+        if not _stored_as(integers.dtype, form):
             return f"it is {integers.dtype}"
-        if integers.size and not form.qmin <= int(integers.min()) <= int(integers.max()) <= form.qmax:
-            return f"its integers reach from {integers.min()} to {integers.max()}"
+        stored = integers.astype(np.float32)
+        if stored.size and not form.qmin <= stored.min() <= stored.max() <= form.qmax:
+            return f"its {'values' if form.is_fp8 else 'integers'} reach from {stored.min():g} to {stored.max():g}"
         if scale is not None and scale.size > 1 and form.granularity is Granularity.TENSOR:
             return f"it has {scale.size} scales"
         return _off_centre(zero, form)
@@ -73,11 +77,12 @@ class _File:
         if step is None:
             return "it is in float"
         scale, zero = self._parameters(step)
-        if scale is None or zero is None or (zero.dtype.kind == "i") != form.signed:
+        if scale is None or zero is None or not _stored_as(zero.dtype, form):
             return f"it is {'uint8' if zero is None else zero.dtype}"
         if scale.size > 1:
             return f"it has {scale.size} scales"
-        low, high = self._limits(step, scale, zero)
+        # QuantizeLinear saturates to E4M3 itself, which has one range.
+        low, high = (form.qmin, form.qmax) if form.is_fp8 else self._limits(step, scale, zero)
         # An exporter may join the clamp with a ReLU before it, so that the range is narrower than the format.
         if not form.qmin <= low <= high <= form.qmax:
             return f"its integers reach from {low} to {high}"
@@ -118,6 +123,13 @@ class _File:
         return np.asarray(numpy_helper.to_array(node.attribute[0].t))
 
 
+def _stored_as(dtype: np.dtype[Any], form: QuantFormat) -> bool:
+    """Whether a type of a file is that of a format; narrow integers lie in 8 bits."""
+    if form.is_fp8 or dtype.name == E4M3:
+        return form.is_fp8 and dtype.name == E4M3
+    return (dtype.kind == "i") == form.signed
+
+
 def _off_centre(zero: NDArray[Any] | None, form: QuantFormat) -> str | None:
     """A complaint about a zero point that a symmetric format does not have."""
     centre = 0 if form.signed else 2 ** (form.used_bits - 1)
@@ -128,4 +140,6 @@ def _off_centre(zero: NDArray[Any] | None, form: QuantFormat) -> str | None:
 
 def _words(form: QuantFormat) -> str:
     sign, middle = ("signed" if form.signed else "unsigned"), ("symmetric" if form.symmetric else "asymmetric")
+    if form.is_fp8:
+        return f"E4M3, by {form.granularity.value}"
     return f"{form.bits} bits, {sign}, {middle}, by {form.granularity.value}"

@@ -66,6 +66,21 @@ class PrecisionRule(Part):
         return self.executes_as.bits if self.weight is None else self.weight.width
 
     @property
+    def weight_dtype(self) -> DType:
+        """Type of the weights."""
+        return self.executes_as if self.weight is None else self.weight.dtype
+
+    @property
+    def act_dtype(self) -> DType:
+        """Type of the activations."""
+        return self.executes_as if self.act is None else self.act.dtype
+
+    @property
+    def fp8(self) -> bool:
+        """Whether weights or activations are 8-bit floats, which are no integers of that width."""
+        return DType.FP8 in {self.weight_dtype, self.act_dtype}
+
+    @property
     def act_bits(self) -> int:
         """Bits of information per activation."""
         return self.executes_as.bits if self.act is None else self.act.width

@@ -161,10 +161,23 @@ class DeviceProfile(Part):
     def resolve(
         self, op: str, weight_bits: int, act_bits: int, runtime: str | None = None, *, native_only: bool = False
     ) -> PrecisionRule | None:
-        """The first rule that covers `op` at these widths, or None: not legal. A float width is 16 or 32."""
+        """The first rule that covers `op` at these widths, or None: not legal. A float width is 16 or 32.
+
+        8 bits are integers here: fp8 is asked for by `fp8_rule`.
+        """
         rules = self.rules_for(op, runtime, native_only=native_only)
         widths = (weight_bits, act_bits)
-        return next((rule for rule in rules if (rule.weight_bits, rule.act_bits) == widths), None)
+        return next((rule for rule in rules if (rule.weight_bits, rule.act_bits) == widths and not rule.fp8), None)
+
+    def fp8_rule(self, op: str, runtime: str | None = None) -> PrecisionRule | None:
+        """The first native rule that runs `op` with weights and activations in fp8."""
+        rules = self.rules_for(op, runtime, native_only=True)
+        return next((rule for rule in rules if rule.weight_dtype is rule.act_dtype is DType.FP8), None)
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether any runtime of the device has a native fp8 rule."""
+        return any(rule.fp8 and rule.native for rule in self.precisions)
 
     def native_precisions(self, op: str, runtime: str | None = None) -> tuple[PrecisionRule, ...]:
         """Rules that run `op` at the speed of their own width, in order."""
@@ -173,9 +186,9 @@ class DeviceProfile(Part):
     def legal_bits(
         self, op: str, runtime: str | None = None, *, native_only: bool = True
     ) -> tuple[tuple[int, int], ...]:
-        """(weight bits, activation bits) that a search may propose for `op`, in the profile's order."""
+        """(weight bits, activation bits) that a search may propose for `op`, in the profile's order; not fp8."""
         rules = self.rules_for(op, runtime, native_only=native_only)
-        return tuple(dict.fromkeys((rule.weight_bits, rule.act_bits) for rule in rules))
+        return tuple(dict.fromkeys((rule.weight_bits, rule.act_bits) for rule in rules if not rule.fp8))
 
     def legal_ops(self, precision: str) -> tuple[Op, ...]:
         """Operators that the rule with this id covers ((Op.ANY,): all); empty for an unknown id."""

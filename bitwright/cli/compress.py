@@ -13,6 +13,7 @@ from bitwright.cli.output import JsonFlag, showing_progress, write_line
 from bitwright.foundation import progress
 from bitwright.foundation.errors import ConstraintError, UsageError, VerificationError
 from bitwright.recipes import Recipe, apply_settings, load_recipe, save_recipe
+from bitwright.runs.precision import Precision
 from bitwright.runs.request import CompressRequest
 
 TUNING = "Tuning"
@@ -57,6 +58,12 @@ def compress(
     calibration_size: Annotated[
         int | None,
         typer.Option(help=_help("calibration_size"), show_default=_default("calibration_size"), rich_help_panel=TUNING),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help=_help("precision"), metavar="NAME", show_default=_default("precision"), rich_help_panel=TUNING
+        ),
     ] = None,
     sparsity: Annotated[str | None, typer.Option(help=_help("sparsity"), metavar="N:M", rich_help_panel=TUNING)] = None,
     narrow: Annotated[float | None, typer.Option(help=_help("narrow"), metavar="DROP", rich_help_panel=TUNING)] = None,
@@ -136,6 +143,7 @@ def compress(
         "seed": seed,
         "calibration_count": calibration_count,
         "calibration_size": calibration_size,
+        "precision": precision,
         "sparsity": sparsity,
         "narrow": narrow,
         "sparsity_method": sparsity_method,
@@ -156,6 +164,8 @@ def compress(
         raise UsageError("--resume continues a run and --overwrite removes it; give one of them")
     base = Recipe({}) if recipe is None else load_recipe(recipe)
     request = resolve(base, flags, assignments or ())
+    if reconstruct and request.precision is Precision.FP8:
+        raise UsageError("--reconstruct learns how integers are rounded; leave it out, or --precision fp8")
     request.check_inputs()
     with showing_progress():
         if save is not None:

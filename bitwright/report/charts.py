@@ -104,7 +104,7 @@ def histogram(item: Series, bins: int = 40) -> Markup:
 
 
 def trade_off(points: Sequence[tuple[int, float, bool]], limit: float | None, unit: str) -> Markup:
-    """Plans that were tried: number of int8 layers against quality loss; the chosen one filled, the limit dashed."""
+    """Plans that were tried: quantised layers against quality loss; the chosen one filled, the limit dashed."""
     height, left, top, floor = 240, 60, 14, 200
     losses = [loss for _, loss, _ in points] + ([limit] if limit is not None else [])
     low, high = min(0.0, *losses), max(0.0, *losses)
@@ -120,7 +120,7 @@ def trade_off(points: Sequence[tuple[int, float, bool]], limit: float | None, un
     for tick in ticks(min(layers), max(layers), 8):
         if tick == int(tick):
             parts.append(f'<text class="tick mid" x="{x(tick):.1f}" y="{floor + 18}">{int(tick)}</text>')
-    parts.append(f'<text class="tick mid" x="{(left + _WIDTH) / 2}" y="{floor + 36}">layers planned int8</text>')
+    parts.append(f'<text class="tick mid" x="{(left + _WIDTH) / 2}" y="{floor + 36}">quantised layers</text>')
     if limit is not None:
         parts.append(f'<line class="limit" x1="{left}" x2="{_WIDTH - 16}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>')
         parts.append(f'<text class="limit-text end" x="{_WIDTH - 18}" y="{y(limit) - 6:.1f}">limit</text>')

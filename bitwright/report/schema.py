@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AliasChoices,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -218,7 +219,10 @@ class PlanStep(Part):
     """One plan that the search looked at."""
 
     step: NonNegativeInt
-    planned_int8_layers: NonNegativeInt
+    quantized_layers: NonNegativeInt = Field(
+        validation_alias=AliasChoices("quantized_layers", "planned_int8_layers"),
+        description="layers planned in int8 or fp8; reports of earlier versions call it planned_int8_layers",
+    )
     drop_db: Metric | None = Field(description="quality loss on `Quality.decided_on`; null where not evaluated")
     chosen: bool = False
     note: str = ""

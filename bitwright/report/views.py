@@ -10,7 +10,7 @@ from bitwright.report import charts
 from bitwright.report.measured import Latency, LatencyStats
 from bitwright.report.schema import Layer, Quality, Report
 
-_KNOWN_PRECISIONS = ("int8", "int4", "bf16", "fp16", "fp32")
+_KNOWN_PRECISIONS = ("int8", "int4", "fp8", "bf16", "fp16", "fp32")
 _WORST_SHOWN = 20
 
 
@@ -99,7 +99,7 @@ def latency_charts(latency: Latency) -> tuple[Markup, ...]:
 def plan_chart(report: Report) -> Markup | None:
     """The plans that were tried, when at least two were evaluated."""
     points = [
-        (step.planned_int8_layers, step.drop_db, step.chosen) for step in report.plan_search if step.drop_db is not None
+        (step.quantized_layers, step.drop_db, step.chosen) for step in report.plan_search if step.drop_db is not None
     ]
     unit = "dB" if report.quality is None else report.quality.unit
     return charts.trade_off(points, report.limits.max_drop_db, unit) if len(points) > 1 else None
@@ -119,5 +119,5 @@ def _series(label: str, style: str, stats: LatencyStats) -> charts.Series:
 
 def _precision_row(label: str, counts: dict[str, int]) -> PrecisionRow:
     total = sum(counts.values())
-    order = sorted(counts, key=lambda name: (not name.startswith("int"), name))
+    order = sorted(counts, key=lambda name: (not name.startswith(("int", "fp8")), name))
     return PrecisionRow(label, tuple((name, counts[name], counts[name] / total) for name in order if counts[name]))

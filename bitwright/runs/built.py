@@ -14,7 +14,7 @@ from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.padding import pad_channels
-from deploy.audit import INTEGER, UNKNOWN, Audit, audit
+from deploy.audit import QUANTIZED, UNKNOWN, Audit, audit
 from deploy.engine import FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
@@ -60,14 +60,15 @@ class Built:
 def build_audited(job: Job, model: CompressedModel, folder: Path) -> Built:
     """Write the ONNX file into `folder`, build the engine from it and audit what it executes.
 
-    A layer that turns out to have no integer kernel in the runtime is left in float, named, and the engine built again.
+    A layer that turns out to have no such kernel in the runtime is left in float, named, and the engine built again.
     """
     model, result, widths = _engine(job, model, folder)
     wanted = set(model.plan.quantized_layers)
-    missing = {m.layer for m in result.mismatches if m.planned == INTEGER and m.executed != UNKNOWN}
+    missing = {m.layer for m in result.mismatches if m.planned in QUANTIZED and m.executed != UNKNOWN}
     if missing and missing < wanted:
-        note(f"{job.runtime} has no integer kernel for {', '.join(sorted(missing))}: left in float")
-        plan = model.plan.with_float(missing, "the runtime has no integer kernel for it")
+        kernel = job.request.precision.kernel
+        note(f"{job.runtime} has no {kernel} for {', '.join(sorted(missing))}: left in float")
+        plan = model.plan.with_float(missing, f"the runtime has no {kernel} for it")
         model, result, widths = _engine(job, restricted(model, plan, job.balanced), folder)
     else:
         missing = set()

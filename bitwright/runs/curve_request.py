@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from bitwright.foundation.errors import UsageError
+from bitwright.runs.precision import Precision
 from bitwright.runs.request import CompressRequest
 
 
@@ -34,6 +35,8 @@ class CurveRequest(CompressRequest):
             raise UsageError("sparsity: a curve's plans are of dense networks; prune with `bitwright compress`")
         if self.narrow is not None:
             raise UsageError("narrow: a curve's plans are of the network as it is; narrow with `bitwright compress`")
+        if self.precision is not Precision.INT8:
+            raise UsageError("precision: a curve's plans are of int8 and float; use `bitwright compress` for fp8")
         return self
 
     @property

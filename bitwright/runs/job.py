@@ -15,6 +15,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.runs.float_part import float_precision
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.request import AUTO, CompressRequest
+from bitwright.runs.rules import integer_rule, layer_plan, rule_of
 from compress.equality import prove_equal
 from compress.graph import capture, layer_nodes, load_graph
 from compress.layer_table import LayerTable
@@ -22,10 +23,9 @@ from compress.narrowing import cut_channels
 from compress.nm_pattern import Sparsity
 from compress.plan import LayerPlan, Placement, Plan
 from compress.preparation import prepare
-from compress.quantizers import Granularity, QuantFormat
 from compress.sparsity import Decision, decide
 from deploy.engine import Runtime
-from hw_profiles import DeviceProfile, Op, PrecisionRule, TensorFormat, installed_runtimes, load_profile
+from hw_profiles import DeviceProfile, installed_runtimes, load_profile
 from search.layer_sensitivity import Evaluate, evaluator
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
@@ -187,16 +187,16 @@ class Job:
             len(samples)
 
     def first_plan(self) -> Plan:
-        """Every layer in the best integer precision that the device executes natively, the others in float."""
-        layers = {}
+        """Every layer that the device executes natively in the precision asked for in it, the others in float."""
+        layers, precision = {}, self.request.precision
         for (name, _), row in zip(layer_nodes(self.graph), self.table.rows, strict=True):
-            rule = integer_rule(self.profile, row.op, self.runtime)
-            layer = layer_plan(rule) if rule else LayerPlan(reason="no native integer kernel in the profile")
+            rule = rule_of(self.profile, row.op, self.runtime, precision)
+            layer = layer_plan(rule) if rule else LayerPlan(reason=f"no native {precision.kernel} in the profile")
             decided = self.sparsity.get(name)
             layers[name] = layer.model_copy(update={"sparsity": decided.pattern if decided else None})
         if not any(layer.quantized for layer in layers.values()):
             raise UsageError(
-                f"{self.profile.id} executes no layer of this network on integers in {self.runtime}; "
+                f"{self.profile.id} executes no layer of this network {precision.computed} in {self.runtime}; "
                 "choose another --runtime or device (see: bitwright devices)"
             )
         placement = Placement(self.request.placement) if self.request.placement else default_placement(self.runtime)
@@ -247,12 +247,6 @@ def default_placement(runtime: Runtime) -> Placement:
     return Placement.INPUTS_OUTPUTS if runtime is Runtime.ONNXRUNTIME else Placement.INPUTS
 
 
-def integer_rule(profile: DeviceProfile, op: Op, runtime: Runtime) -> PrecisionRule | None:
-    """The first native 8-bit integer rule of the profile for an operator."""
-    rule = profile.resolve(op, 8, 8, runtime.value, native_only=True)
-    return rule if rule is not None and rule.weight is not None and rule.act is not None else None
-
-
 def _chosen(found: Decision, pattern: str | None) -> Decision:
     """A layer that may be pruned, with the pattern that its sensitivity has given it."""
     if found.pattern is None:
@@ -264,24 +258,3 @@ def _chosen(found: Decision, pattern: str | None) -> Decision:
 
 def _zero_is_zero(layer: LayerPlan) -> bool:
     return layer.weight is not None and layer.weight.symmetric and layer.weight.signed
-
-
-def layer_plan(rule: PrecisionRule) -> LayerPlan:
-    """The formats that a profile's rule prescribes."""
-    assert rule.weight is not None
-    assert rule.act is not None
-    return LayerPlan(
-        weight=quant_format(rule.weight, rule.weight_bits, rule.reduce_range),
-        activation=quant_format(rule.act, rule.act_bits),
-    )
-
-
-def quant_format(tensor: TensorFormat, bits: int, reduce_range: bool = False) -> QuantFormat:
-    """A profile's tensor format as a quantiser's; where the profile leaves the form open, per tensor and symmetric."""
-    return QuantFormat(
-        bits=bits,
-        granularity=Granularity(tensor.granularity.value if tensor.granularity else "tensor"),
-        symmetric=tensor.symmetric is not False,
-        signed=tensor.dtype.value.startswith("int"),
-        reduce_range=reduce_range,
-    )

@@ -132,8 +132,9 @@ def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> Measu
 def _add(run: Path, timed: ComparisonResult, table: Path) -> None:
     """Add the engine and its baseline to a latency table, named by what the engine is and by its artefact."""
     report, plan = load_report(run), Plan.load(run / PLAN)
-    integers = len(plan.quantized_layers)
-    kinds = {ENGINE_NAME: "mixed" if 0 < integers < len(plan.layers) else "int8" if integers else plan.float_precision}
+    count = len(plan.quantized_layers)
+    whole = ("fp8" if plan.fp8 else "int8") if count else plan.float_precision
+    kinds = {ENGINE_NAME: "mixed" if 0 < count < len(plan.layers) else whole}
     rows = LatencyTable()
     for measurement in timed.measurements:
         kind = kinds.get(measurement.name, measurement.spec.float_precision.value)

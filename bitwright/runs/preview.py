@@ -8,6 +8,7 @@ from bitwright.report.text import scaled
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.lock import FolderLock
+from bitwright.runs.precision import Precision
 from bitwright.runs.request import CompressRequest
 
 
@@ -35,6 +36,7 @@ class Preview(BaseModel):
     parameters: int
     device: str
     runtime: str
+    precision: Precision
     placement: str
     run_folder: str
     calibration_crops: int
@@ -49,7 +51,8 @@ class Preview(BaseModel):
         share = 100 * sum(layer.macs for layer in touched) / total if total else 0.0
         head = (
             f"{self.architecture}, {scaled(self.parameters)} parameters, for {self.device} with {self.runtime}",
-            f"{len(touched)} of {len(self.layers)} layers would run on integers, {share:.1f} % of {scaled(total)} MACs",
+            f"{len(touched)} of {len(self.layers)} layers would run {self.precision.computed}, {share:.1f} % of "
+            f"{scaled(total)} MACs",
             f"tensors that would be quantised: {self.placement}",
             f"calibration on {self.calibration_crops} crops, plans chosen on {self.held_out_samples} held-out samples",
             f"the run would go to {self.run_folder}; nothing has been written",
@@ -84,6 +87,7 @@ def preview(request: CompressRequest) -> Preview:
         parameters=job.loaded.parameters,
         device=job.profile.id,
         runtime=job.runtime.value,
+        precision=request.precision,
         placement=plan.placement.value,
         run_folder=str(request.run_folder),
         calibration_crops=len(job.calibration),

@@ -21,7 +21,6 @@ from bitwright.report.schema import (
     ModelInfo,
     Needs,
     Picture,
-    PlanStep,
     Quality,
     Report,
     RuntimeInfo,
@@ -32,6 +31,7 @@ from bitwright.runs.built import ENGINE, PLAN
 from bitwright.runs.inputs import folder_hash
 from bitwright.runs.job import Job
 from bitwright.runs.narrowing import narrowed_section
+from bitwright.runs.plan_steps import plan_steps
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality, why_not_run
 from bitwright.runs.sparsity import sparsity_section
 from bitwright.runs.stages import FLOAT
@@ -99,7 +99,7 @@ def report(job: Job) -> Report:
         bitops=BitOpsTotal(planned=planned_ops, float=float_ops, ratio=float_ops / planned_ops),
         limits=Limits(max_drop_db=limit, reached=_reached(limit, quality)),
         pictures=() if why_not else tuple(Picture(**picture) for picture in load_quality(run).pictures),
-        plan_search=_steps(job, plan),
+        plan_search=plan_steps(job, plan),
         timings_s=job.run.timings(),
         warnings=tuple(_warnings(job, timed)),
         environment=(Environment.record() if timed is None else timed.environment).model_dump(mode="json"),
@@ -248,30 +248,6 @@ def _dtype(precision: str) -> DType | None:
     return DType(precision) if precision in {dtype.value for dtype in DType} else None
 
 
-def _steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
-    total = len(job.first_plan().quantized_layers)
-    nearest, better = job.run.values("nearest"), job.run.values("reconstructed")
-    steps = [PlanStep(step=0, planned_int8_layers=total, drop_db=nearest["drop"], note="all layers, nearest rounding")]
-    if better["skipped"] is None:
-        steps.append(
-            PlanStep(step=1, planned_int8_layers=total, drop_db=better["drop"], note="all layers, reconstructed")
-        )
-    trained = job.run.values("recovered")
-    if trained["skipped"] is None:
-        note = f"all layers, {trained['steps']} steps of recovery training"
-        steps.append(PlanStep(step=len(steps), planned_int8_layers=total, drop_db=trained["drop"], note=note))
-    for trial in job.run.values("select")["trials"][1:]:
-        steps.append(
-            PlanStep(step=len(steps), planned_int8_layers=trial["int8"], drop_db=trial["drop"], note="some in float")
-        )
-    count = len(plan.quantized_layers)
-    if all(step.planned_int8_layers != count for step in steps):
-        steps.append(PlanStep(step=len(steps), planned_int8_layers=count, drop_db=None, note="others lack kernels"))
-    last = max(i for i, step in enumerate(steps) if step.planned_int8_layers == count)
-    steps[last] = steps[last].model_copy(update={"chosen": True})
-    return tuple(steps)
-
-
 def _warnings(job: Job, timed: ComparisonResult | None) -> list[str]:
     found = list(job.warnings)
     why_not = why_not_run(job)
@@ -284,7 +260,7 @@ def _warnings(job: Job, timed: ComparisonResult | None) -> list[str]:
     elif job.runtime.why_not_timed:
         found.append(f"Nothing was timed: {job.runtime.why_not_timed}")
     for layer in job.run.values("engine")["without_kernel"]:
-        found.append(f"{layer}: {job.runtime} has no integer kernel for it; left in float")
+        found.append(f"{layer}: {job.runtime} has no {job.request.precision.kernel} for it; left in float")
     for measurement in () if timed is None else timed.measurements:
         found += [f"{measurement.name}: {reason.value}" for reason in measurement.noise]
         if not measurement.steady:

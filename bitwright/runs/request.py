@@ -19,6 +19,7 @@ from pydantic import (
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.complaints import complaint
+from bitwright.runs.precision import NOT_IN_FP8, Precision, require_device
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 PlacementName = Literal["inputs", "inputs_outputs", "everything"]
@@ -74,6 +75,9 @@ class CompressRequest(BaseModel):
     )
     calibration_size: Annotated[int, Field(ge=8, le=4096)] = Field(
         default=64, description="Side of a calibration crop, in pixels of the network's input."
+    )
+    precision: Precision = Field(
+        default=Precision.INT8, description="What quantised layers compute in: int8, or fp8 where the GPU has it."
     )
     sparsity: str | None = Field(
         default=None,
@@ -220,17 +224,15 @@ class CompressRequest(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _runtime_of_the_device(self) -> Self:
-        # The rooms below are imported here, because a help text must not wait for them.
-        from bitwright.foundation.suggest import nearest
-        from hw_profiles import load_profile
+    def _device_has_it(self) -> Self:
+        require_device(self.device, self.runtime, self.precision)
+        return self
 
-        profile = load_profile(self.device)
-        engines = [entry.engine.value for entry in profile.runtimes]
-        if self.runtime is not None and self.runtime not in engines:
-            raise UsageError(
-                f"--runtime {self.runtime}: {profile.id} has no such runtime; {nearest(self.runtime, engines)}"
-            )
+    @model_validator(mode="after")
+    def _works_in_fp8(self) -> Self:
+        asked = [name for name in NOT_IN_FP8 if getattr(self, name) is not None]
+        if self.precision is Precision.FP8 and asked:
+            raise UsageError(f"{option_name(asked[0])} needs integers; leave it out, or --precision fp8")
         return self
 
     @property

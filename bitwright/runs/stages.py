@@ -12,6 +12,7 @@ from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
 from bitwright.runs.built import build_audited, files_of
 from bitwright.runs.job import BALANCED, FIRST_STAGE, Job
+from bitwright.runs.precision import Precision
 from bitwright.runs.sparsity import PACKED, SPARSE, sparse_facts
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
@@ -96,7 +97,8 @@ def nearest(job: Job) -> None:
     model.save(job.run.path / NEAREST)
     reference = job.evaluate(job.original)
     drop = reference - job.evaluate(model.simulate())
-    note(f"8 bits by nearest rounding: drop {drop:.3f} {job.loaded.workload.unit} on held-out samples")
+    stored, unit = job.request.precision.stored, job.loaded.workload.unit
+    note(f"{stored} by nearest rounding: drop {drop:.3f} {unit} on held-out samples")
     job.run.finish_stage("nearest", [BALANCED, NEAREST], {**values, "float_quality": reference, "drop": drop})
 
 
@@ -109,6 +111,11 @@ def reconstructed(job: Job) -> None:
     """Reconstruct rounding and ranges against the float network's output, unless nearest rounding is good enough."""
     before = float(job.run.values("nearest")["drop"])
     allowed = allowed_drop(job)
+    if job.request.precision is Precision.FP8:
+        note("fp8 is rounded to nearest: no reconstruction")
+        values = {"drop": before, "skipped": "fp8 is rounded to nearest", "model": NEAREST}
+        job.run.finish_stage("reconstructed", [], values)
+        return
     if not job.request.reconstruct or (allowed is not None and before <= allowed):
         why = "not asked for" if not job.request.reconstruct else "not needed"
         job.run.finish_stage("reconstructed", [], {"drop": before, "skipped": why, "model": NEAREST})
@@ -149,7 +156,7 @@ def _load_blocks(job: Job) -> dict[str, dict[str, Tensor]]:
 
 
 def select(job: Job) -> None:
-    """Choose the plan: all layers on integers, or as few of them in float as the allowed drop asks for."""
+    """Choose the plan: all layers quantised, or as few of them in float as the allowed drop asks for."""
     done = job.run.values("recovered")
     model = CompressedModel.load(job.run.path / str(done["model"]), job.graph)
     known = min(float(done["drop"]), float(job.run.values("nearest")["drop"]))
@@ -165,7 +172,7 @@ def select(job: Job) -> None:
     trials = meet_drop(model.plan, fallback_order(sensitivity, macs), limit, drop_of, known)
     model = restricted(model, trials[-1].plan, job.balanced)
     model.save(job.run.path / SELECTED)
-    steps = [{"int8": len(trial.plan.quantized_layers), "drop": trial.drop} for trial in trials]
+    steps = [{job.request.precision.value: len(trial.plan.quantized_layers), "drop": trial.drop} for trial in trials]
     job.run.finish_stage("select", [SELECTED], {"sensitivity": sensitivity, "trials": steps})
 
 

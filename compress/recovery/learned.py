@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compress.compressed import QuantizedWeight, container
-from compress.quantizers import QuantFormat, QuantParams
+from compress.compressed import QuantizedWeight
+from compress.quantizers import QuantFormat, QuantParams, container
 from compress.recovery.rounding import round_activation, round_weight
 from compress.soft_rounding import BIAS_LIMIT, TunedBias, through
 

@@ -51,6 +51,7 @@ def recover(model: CompressedModel, teacher: fx.GraphModule, data: Pairs, settin
     is saved there, and a state found there is continued to the result that the uninterrupted training would have had.
     Runs in every process that `torchrun` started; each returns the same model. `model` is not changed.
     """
+    model.plan.require_integers("recovery training")
     fingerprint = _fingerprint(model, settings)
     path = None if folder is None else folder / STATE
 

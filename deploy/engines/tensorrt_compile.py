@@ -60,6 +60,8 @@ def compile_engine(
     if float_precision is not FloatPrecision.FP32:
         file = convert(file, float_precision)
     plan = plan_of(file)
+    if has_fp8(file):
+        target.require_fp8()
     look_ahead(file, plan, runtime, onnx_path.name)
     patterns = () if plan is None else plan.sparse_layers.values()
     sparse = target.sparse and any(pattern.fits_two_of_four() for pattern in patterns)
@@ -102,6 +104,11 @@ def look_ahead(file: onnx.ModelProto, plan: Plan | None, runtime: Runtime, name:
     for finding in findings:
         if wanted is None or finding.layer in wanted:
             note(f"{runtime}: {finding.text}")
+
+
+def has_fp8(file: onnx.ModelProto) -> bool:
+    """Whether a file stores anything as E4M3."""
+    return any(tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN for tensor in file.graph.initializer)
 
 
 def _channels(file: onnx.ModelProto) -> int:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
-from compress.compressed import QuantizedWeight, container
-from compress.quantizers import SMALLEST_SCALE, Granularity, QuantFormat, QuantParams, quantize
+from compress.compressed import QuantizedWeight
+from compress.quantizers import SMALLEST_SCALE, Granularity, QuantFormat, QuantParams, container, quantize
 from compress.recovery.rounding import round_activation, round_weight
 from search.eqnet.clip_search import fit
 from search.eqnet.forms import Form, OffsetMode, activation_grid, weight_grid

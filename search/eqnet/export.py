@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.foundation.errors import UsageError
-from compress.compressed import CompressedModel, QuantizedWeight, container
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.folding import fold_norms
 from compress.graph import layer_nodes, tensor, weight_name
 from compress.plan import LayerPlan, Placement, Plan
-from compress.quantizers import SMALLEST_SCALE, Granularity, QuantFormat, QuantParams, quantize
+from compress.quantizers import SMALLEST_SCALE, Granularity, QuantFormat, QuantParams, container, quantize
 from compress.ranges import RangeMethod, activation_params
 from compress.statistics import collect
 from search.eqnet.elastic import ElasticActivation, ElasticWeight

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
 from compress.brevitas_interchange import export_qcdq, from_brevitas, to_brevitas
-from compress.compressed import CompressedModel, QuantizedWeight, container
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.graph import capture, layer_nodes, tensor, weight_name
 from compress.plan import LayerPlan, Placement, Plan
-from compress.quantizers import A8, W8, QuantFormat, params_from_range, quantize
+from compress.quantizers import A8, W8, QuantFormat, container, params_from_range, quantize
 from compress.statistics import collect
 
 S8 = QuantFormat(bits=8, granularity=A8.granularity, symmetric=True, signed=True)

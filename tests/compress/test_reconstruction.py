@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bitwright.foundation.errors import UsageError
 from compress.block_training import State
 from compress.blocks import extract, output_name, split
-from compress.compressed import CompressedModel, QuantizedWeight, container
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.graph import capture, input_node, layer_nodes, tensor, weight_name
 from compress.plan import LayerPlan, Placement, Plan
-from compress.quantizers import A8, W8, QuantFormat, params_from_range, quantize
+from compress.quantizers import A8, W8, QuantFormat, container, params_from_range, quantize
 from compress.reconstruction import ReconstructionSettings, harden, reconstruct, trainable
 from compress.statistics import collect
 

@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 
 from bitwright.foundation.errors import CheckpointError, UsageError
-from compress.compressed import CompressedModel, QuantizedWeight, container
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.graph import capture, layer_nodes, tensor, weight_name
 from compress.plan import LayerPlan, Placement, Plan
-from compress.quantizers import A8, W8, QuantFormat, params_from_range, quantize
+from compress.quantizers import A8, W8, QuantFormat, container, params_from_range, quantize
 from compress.recovery.checkpoint import Position
 from compress.recovery.recover import STATE, Recovered, recover
 from compress.recovery.settings import OutputLoss, RecoverySettings

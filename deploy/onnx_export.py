@@ -63,8 +63,10 @@ def export_for(
     """Write the file that the engines of a runtime are built from: QONNX, or Q/DQ pairs for all others.
 
     VerificationError where the formats in a file of Q/DQ pairs are not those of the plan; of a QONNX file the audit
-    reads them.
+    reads them. UsageError for layers in fp8 and a runtime that is given none.
     """
+    if not Runtime(runtime).has_fp8:
+        model.plan.require_integers(f"an engine of {runtime}")
     if runtime == Runtime.QONNX:
         export_qonnx(model, example, path)
     else:

@@ -24,6 +24,11 @@ class Runtime(StrEnum):
         return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
 
     @property
+    def has_fp8(self) -> bool:
+        """Whether engines with layers in fp8 are built for it."""
+        return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
+
+    @property
     def builds_anywhere(self) -> bool:
         """Whether engines are built on any machine, whatever the processor or GPU that they are for."""
         return self.compiles or self is Runtime.QONNX

@@ -19,7 +19,7 @@ def rule_of(profile: DeviceProfile, op: Op, runtime: Runtime, precision: Precisi
     """The first native rule of the profile for an operator in a precision, with the forms of both tensors."""
     if precision is Precision.INT8:
         return integer_rule(profile, op, runtime)
-    rule = profile.fp8_rule(op, runtime.value)
+    rule = profile.fp8_rule(op, runtime.value) if runtime.has_fp8 else None
     return rule if rule is not None and rule.weight is not None and rule.act is not None else None
 
 

@@ -97,6 +97,24 @@ def test_fp8_comes_with_ada_and_hopper() -> None:
     assert load_profile("a100-sxm-80gb").rule("fp8") is None
 
 
+def test_eight_bits_are_integers_and_fp8_is_asked_for_by_name() -> None:
+    known = load_profile("rtx-4090")
+    fp8 = [rule for rule in known.precisions if rule.id == "fp8"]
+    # Whatever comes first in the profile.
+    profile = known.model_copy(update={"precisions": (*fp8, *(r for r in known.precisions if r.id != "fp8"))})
+    for op in ("conv", "linear", "matmul"):
+        integers, floats = profile.resolve(op, 8, 8, native_only=True), profile.fp8_rule(op, "tensorrt-rtx")
+        assert integers is not None
+        assert floats is not None
+        assert (integers.id, floats.id) == ("w8a8", "fp8")
+    assert profile.fp8_rule("convtranspose", "tensorrt-rtx") is None
+    only = profile.model_copy(update={"precisions": tuple(fp8)})
+    assert only.resolve("conv", 8, 8) is None
+    assert only.legal_bits("conv") == ()
+    assert load_profile("rtx-3060").fp8_rule("conv") is None
+    assert not load_profile("rtx-3060").has_fp8
+
+
 def test_orin_stays_on_tensorrt_10_with_float_bias() -> None:
     entry = load_profile("jetson-orin-nano-8gb").runtime("tensorrt")
     assert entry is not None

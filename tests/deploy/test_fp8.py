@@ -52,7 +52,7 @@ def test_the_file_computes_what_the_simulation_computes(fp8: CompressedModel, fi
         assert float(abs(found[0] - wanted).max()) < 0.1 * float(abs(wanted - real).max())
 
 
-def test_only_files_with_fp8_have_its_opset(quantize, network: nn.Module, inputs: Tensor, file: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+def test_only_files_with_fp8_have_its_opset(quantize, network: nn.Module, inputs: Tensor, file: Path, tmp_path: Path):
     model = onnx.load(file)
     assert [entry.version for entry in model.opset_import if not entry.domain] == [19]
     weights = {t.name: t.data_type for t in model.graph.initializer if t.name.endswith(".integers")}
@@ -97,7 +97,7 @@ def device_of(isa: str) -> DeviceProfile:
     return known.model_copy(update={"arch": known.arch.model_copy(update={"isa": isa})})
 
 
-def build(path: Path, folder: Path, device: DeviceProfile, precision: FloatPrecision = FloatPrecision.FP32):  # type: ignore[no-untyped-def]
+def build(path: Path, folder: Path, device: DeviceProfile, precision: FloatPrecision = FloatPrecision.FP32):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
     shapes = ShapeRange.around((1, 3, 24, 32), 8)
     build_engine(path, folder, runtime=RTX, profile=device.id, float_precision=precision, device=device, shapes=shapes)

@@ -13,6 +13,9 @@ from bitwright.report.schema import Picture, Report
 
 def test_round_trip_keeps_every_value(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report
+    earlier = report.to_json().replace('"quantized_layers"', '"planned_int8_layers"')
+    assert "planned_int8_layers" in earlier
+    assert Report.from_json(earlier) == report
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import onnx
@@ -66,3 +67,24 @@ def test_what_does_not_work_in_fp8_is_refused_in_one_line(
     assert "a curve's plans are of int8 and float" in ended(verb="curve").refusal()
     assert "--precision: 'fp4' is not valid; expected 'int8' or 'fp8'" in ended(precision="fp4").refusal()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(gpu_here() == "8.9", reason="the GPU of the tests is here")
+def test_a_layer_without_an_fp8_kernel_is_named_and_left_in_float(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
+    known = files("hw_profiles.catalogue").joinpath("rtx-4090.yaml").read_text()
+    wrong = known.replace("ops: [conv, linear, matmul]", "ops: [conv, convtranspose, linear, matmul]")
+    assert wrong != known
+    (tmp_path / "wrong.yaml").write_text(wrong)
+    words = ("--data", some_photos(data, tmp_path / "photos"), *QUICK, "--out", tmp_path / "run")
+    checkpoint = data / "checkpoints" / "fsrcnn_x2.pth"
+    ended = command(capsys, "compress", checkpoint, "--device", tmp_path / "wrong.yaml", "--precision", "fp8", *words)
+    assert ended.code == 0, ended.err
+    report = read_json(tmp_path / "run" / "report.json")
+    assert report["audit"]["planned"] == report["audit"]["executed"] == {"fp8": 7, "fp16": 1}
+    (layer,) = [layer["name"] for layer in report["layers"] if layer["planned"] == "fp16"]
+    assert f"{layer}: tensorrt-rtx has no fp8 kernel for it; left in float" in report["warnings"]
+    assert [step["quantized_layers"] for step in report["plan_search"]] == [8, 7]

@@ -178,7 +178,7 @@ def _unfused(graph: _Graph, name: str, node: onnx.NodeProto, runtime: Runtime) -
             f"lay them along the output channels, axis {_output_axis(graph, node)}",
         )
     if node.op_type == "ConvTranspose" and runtime is Runtime.TENSORRT_RTX:
-        yield float_because(f"{runtime} has no integer kernel for transposed convolutions", "leave it in float")
+        yield float_because(f"{runtime} has no integer or fp8 kernel for transposed convolutions", "leave it in float")
 
 
 def _weight_quantiser(graph: _Graph, node: onnx.NodeProto) -> onnx.NodeProto | None:

@@ -56,7 +56,7 @@ FLOAT: dict[str, tuple[Draw, str]] = {
     "average": (between("AveragePool", kernel_shape=[2, 2]), "AveragePool 'step' lies between"),
     "resize": (between("Resize", None, np.float32([1, 1, 2, 2]), mode="nearest"), "Resize 'step' lies between"),
     "joined at two scales": (joined(0.03), "Concat 'step' lies between"),
-    "transposed convolution": (transposed, "has no integer kernel for transposed convolutions"),
+    "transposed convolution": (transposed, "has no integer or fp8 kernel for transposed convolutions"),
     "scales along the sum": (product("MatMul", 0), "the scales of its weights lie along axis 0"),
 }  # fmt: skip
 

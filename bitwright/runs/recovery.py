@@ -38,8 +38,8 @@ def settings_for(job: Job, steps: int | None, minutes: float | None) -> Recovery
     # Inner tensors of a narrower network have no counterpart.
     # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of
     # 0.03 gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
-    # Ranges at a scale rate of 2e-4 kept 0.05 dB more of Set14's page of text after 250 steps, and lost more in all after
-    # 2400: 0.047 dB on Set14 and 0.025 on BSD100, with 1e-3 0.041 and 0.022.
+    # Ranges at a scale rate of 2e-4 kept 0.05 dB more of Set14's page of text after 250 steps, and lost more in all
+    # after 2400: 0.047 dB on Set14 and 0.025 on BSD100, with 1e-3 0.041 and 0.022.
     return RecoverySettings(
         steps=steps, minutes=minutes, batch=8, scale_rate=1e-3, zero_rate=0.02, bias_rate=0.02, ema=0.98,
         feature_weight=0.0 if job.narrower else 0.01, channels_last=True, seed=request.seed,

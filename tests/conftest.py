@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 DATA = Path(os.environ.get("BITWRIGHT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+# A shell ignores the interrupts of what it starts in the background, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,8 @@ def benchmark(given: argparse.Namespace) -> str:
         "environment": times.environment.model_dump(mode="json"),
         "rows": rows,
     }
-    write_results(given.out, "nm_runtimes", results, text, {given.out: "OUT"})
+    hidden = {given.out: "OUT", Path(__file__).resolve().parents[1]: "REPOSITORY"}
+    write_results(given.out, "nm_runtimes", results, text, hidden)
     return text
 
 

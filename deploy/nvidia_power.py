@@ -8,9 +8,10 @@ _MILLI = 1e-3
 
 
 def gpu_readers() -> Iterator[tuple[str, Callable[[], float], bool]]:
-    """For each GPU its name, what reads it, and whether that counts joules since the driver was loaded, else watts.
+    """For each GPU and each way to read it: its name, what reads it, and whether that counts joules, else tells watts.
 
-    Nothing where the package or the driver's library is not there. GPUs before Volta count no energy and tell power.
+    The counter comes first; GPUs before Volta have none and raise OSError. Nothing where the package or the driver's
+    library is not there.
     """
     try:
         import pynvml
@@ -23,17 +24,8 @@ def gpu_readers() -> Iterator[tuple[str, Callable[[], float], bool]]:
         return
     for number, gpu in enumerate(gpus):
         name = f"gpu{number} {_name(pynvml.nvmlDeviceGetName(gpu))}"
-        for ask, counts in (
-            (pynvml.nvmlDeviceGetTotalEnergyConsumption, True),
-            (pynvml.nvmlDeviceGetPowerUsage, False),
-        ):
-            read = _reader(ask, gpu, pynvml.NVMLError)
-            try:
-                read()
-            except OSError:
-                continue
-            yield name, read, counts
-            break
+        yield name, _reader(pynvml.nvmlDeviceGetTotalEnergyConsumption, gpu, pynvml.NVMLError), True
+        yield name, _reader(pynvml.nvmlDeviceGetPowerUsage, gpu, pynvml.NVMLError), False
 
 
 def _name(given: str | bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,16 +11,22 @@ import pytest
 
 from compress.plan import Plan
 from deploy.engines.tensorrt_target import gpu_here
+from hw_profiles import installed_runtimes
 from tests.bitwright.job_helpers import Ended, command, read_json, some_photos, tiny_checkpoint
 
 FP8 = ("--device", "rtx-4090", "--precision", "fp8")
 QUICK = ("--calibration-count", "8", "--calibration-size", "32", "--input-size", "64x64")
 
 
-@pytest.mark.engine
-@pytest.mark.skipif(gpu_here() == "8.9", reason="the GPU of the tests is here")
+def for_a_gpu_elsewhere(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that builds an engine and is told that it cannot run here."""
+    absent = not installed_runtimes().get("tensorrt-rtx")
+    skip = pytest.mark.skipif(gpu_here() == "8.9" or absent, reason="needs TensorRT-RTX, and no GPU of SM 8.9")
+    return pytest.mark.engine(skip(test))
+
+
+@for_a_gpu_elsewhere
 def test_a_trained_network_is_compressed_to_fp8(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
     checkpoint, photos = data / "checkpoints" / "espcn_x2.pth", some_photos(data, tmp_path / "photos")
     run = tmp_path / "run"
     words = ("compress", checkpoint, *FP8, "--data", photos, *QUICK, "--max-drop", "1.5", "--out", run)
@@ -69,12 +76,10 @@ def test_what_does_not_work_in_fp8_is_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.engine
-@pytest.mark.skipif(gpu_here() == "8.9", reason="the GPU of the tests is here")
+@for_a_gpu_elsewhere
 def test_a_layer_without_an_fp8_kernel_is_named_and_left_in_float(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
     known = files("hw_profiles.catalogue").joinpath("rtx-4090.yaml").read_text()
     wrong = known.replace("ops: [conv, linear, matmul]", "ops: [conv, convtranspose, linear, matmul]")
     assert wrong != known

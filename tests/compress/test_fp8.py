@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bitwright.foundation.errors import UsageError
 from compress.brevitas_interchange import to_brevitas
@@ -71,7 +71,10 @@ def test_rounding_is_that_of_onnx_quantize_linear() -> None:
     x = torch.randn(20000, generator=generator) * torch.logspace(-4, 2, 20000)
     params = params_from_range(-x.abs().max() / 3, x.abs().max() / 3, FP8_ACTIVATIONS)
     make = onnx.helper
-    nodes = [make.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), make.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]  # fmt: skip  # noqa: E501
+    nodes = [
+        make.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        make.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
     zero = make.make_tensor("z", onnx.TensorProto.FLOAT8E4M3FN, [], [0.0])
     constants = [onnx.numpy_helper.from_array(params.scale.numpy(), "s"), zero]
     ends = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None]) for name in ("x", "y")]
@@ -128,10 +131,14 @@ class Network(nn.Module):
 INPUTS = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(2))
 
 
+def captured() -> fx.GraphModule:
+    return capture(Network().eval(), INPUTS[:1])
+
+
 @pytest.fixture(scope="module")
 def model() -> CompressedModel:
     torch.manual_seed(0)
-    graph = capture(Network().eval(), INPUTS[:1])
+    graph = captured()
     layer = LayerPlan(weight=FP8_WEIGHTS, activation=FP8_ACTIVATIONS)
     plan = Plan(architecture="n", device="d", runtime="r", float_precision="fp32", placement=Placement.INPUTS,
                 layers={name: layer for name, _ in layer_nodes(graph)})  # fmt: skip
@@ -155,7 +162,7 @@ def test_the_simulation_is_the_network_with_rounded_weights_and_inputs(model: Co
 
 def test_a_saved_model_is_loaded_as_it_was(model: CompressedModel, tmp_path: Path) -> None:
     model.save(tmp_path / "m.safetensors")
-    loaded = CompressedModel.load(tmp_path / "m.safetensors", capture(Network().eval(), INPUTS[:1]))
+    loaded = CompressedModel.load(tmp_path / "m.safetensors", captured())
     assert loaded.plan == model.plan
     assert loaded.weights["head.weight"].integers.dtype == FLOAT8
     assert torch.equal(loaded.simulate()(INPUTS), model.simulate()(INPUTS))
@@ -165,6 +172,5 @@ def test_what_works_on_integers_refuses_it(model: CompressedModel) -> None:
     for call in (integer_graph, largest_sums, lambda m: reconstruct(m, INPUTS)):
         with pytest.raises(UsageError, match="works on integers, and layer head is in fp8; compress it to int8"):
             call(model)
-    pytest.importorskip("brevitas")
     with pytest.raises(UsageError, match="Brevitas' interchange works on integers, and layer head is in fp8"):
         to_brevitas(model)

@@ -46,7 +46,8 @@ def test_the_file_computes_what_the_simulation_computes(fp8: CompressedModel, fi
     with torch.no_grad():
         wanted, real = fp8.simulate()(inputs).numpy(), fp8.graph(inputs).numpy()
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    for found in (session.run(None, {"input": inputs.numpy()}), ReferenceEvaluator(str(file)).run(None, {"input": inputs.numpy()})):  # fmt: skip  # noqa: E501
+    for executor in (session, ReferenceEvaluator(str(file))):
+        found = executor.run(None, {"input": inputs.numpy()})
         # Of 9216 values some lie on a rounding boundary that sums in another order step over.
         assert float(np.quantile(abs(found[0] - wanted), 0.99)) < 1e-5
         assert float(abs(found[0] - wanted).max()) < 0.1 * float(abs(wanted - real).max())
@@ -121,7 +122,8 @@ def test_every_layer_is_built_in_fp8(
 def test_layers_in_float_and_weights_with_one_scale_are_told_as_they_are(
     quantize, network: nn.Module, inputs: Tensor, fp8: CompressedModel, tmp_path: Path
 ) -> None:
-    model = quantize(network, Placement.INPUTS, weight=FP8_ACTIVATIONS, activation=FP8_ACTIVATIONS, float_layers=("tail",))  # fmt: skip  # noqa: E501
+    one_scale = {"weight": FP8_ACTIVATIONS, "activation": FP8_ACTIVATIONS}
+    model = quantize(network, Placement.INPUTS, **one_scale, float_layers=("tail",))
     path = tmp_path / "mixed.onnx"
     export_for(RTX, model, inputs[:1], path, quantize_bias=False)
     engine = build(path, tmp_path / "mixed", load_profile(DEVICE))

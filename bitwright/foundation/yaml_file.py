@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ from bitwright.foundation.errors import UsageError
 _LARGEST_FILE_BYTES = 1 << 20
 
 
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0b[01_]+|0[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$",
+    "tag:yaml.org,2002:float": r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$",
+}
+"""As in YAML 1.1, but none to the base of 60, where the pattern 2:4 would be 124; and 1e-3 is one, as in YAML 1.2."""
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, where YAML's own loader silently keeps the last."""
+    """Refuses a key that is given twice, where YAML's own loader silently keeps the last; see _NUMBERS."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -26,6 +35,14 @@ class _StrictLoader(yaml.SafeLoader):
                 raise ComposerError(None, None, problem, key.start_mark)
             seen[name] = line
         return node
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in _NUMBERS]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _StrictLoader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
 
 
 def parse_yaml(text: str) -> Any:

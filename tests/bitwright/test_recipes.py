@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitwright.foundation.errors import UsageError
+from bitwright.foundation.yaml_file import parse_yaml
 from bitwright.recipes import apply_settings, load_recipe, save_recipe
 from bitwright.runs.request import CompressRequest
 
@@ -80,3 +81,15 @@ def test_a_bad_set_says_what_was_meant(assignment: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         apply_settings({}, [assignment])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("2:4", "2:4"), ("1:16", "1:16"), ("12", 12), ("1e-3", 1e-3), ("-.5", -0.5)])
+def test_a_pattern_is_not_a_number_to_the_base_of_60(text: str, value: object) -> None:
+    assert parse_yaml(text) == value
+
+
+def test_a_pattern_needs_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("checkpoint: net.pth\ndata: photos\ndevice: x86-avx2\nsparsity: 2:4\n")
+    settings = load_recipe(tmp_path / "recipe.yaml").settings
+    assert CompressRequest.model_validate(settings).sparsity == "2:4"
+    assert apply_settings(settings, ["sparsity=1:8"])["sparsity"] == "1:8"

@@ -54,7 +54,7 @@ def fault(tmp_path: Path, old: str, new: str) -> str:
         ("power.default_w", "power.deflt_w", "provenance: power.deflt_w is not a field of this profile"),
         ("power.default_w", "memory.transfer_gb_s", "provenance: power.default_w has no entry"),
         ('">=1.7"', '"newest"', "runtimes.0.version: 'newest' is not valid; expected a version range"),
-        ('pattern: "2:4"', "pattern: 2:4", "sparsity.0.pattern: 124 is not valid; expected text (put it in quotes)"),
+        ('pattern: "2:4"', "pattern: 24", "sparsity.0.pattern: 24 is not valid; expected text (put it in quotes)"),
         (" with:", " wiht:", "sparsity.0.wiht: unknown field; did you mean with?"),
         ("name: NVIDIA", "nme: NVIDIA", "nme: unknown field; did you mean name?"),
         ("kind: gpu", "", "kind: this field is missing"),

@@ -188,12 +188,14 @@ def benchmark(given: argparse.Namespace) -> str:
         for r in rows
     ]
     clock = "wall time" if device.type == "cuda" else "CPU time"
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     text = (
-        f"## {given.network}, batch {given.batch} of {given.patch}x{given.patch}, {device.type}, "
+        f"## {given.network}, batch {given.batch} of {given.patch}x{given.patch}, {machine}, "
         f"{given.threads} thread(s), {given.rounds} rounds\n\n"
         + markdown_table(("step", "layout", f"median ms ({clock})", "over float [range]"), shown)
     )
     results = {
+        "device": machine,
         "checkpoint_sha256": loaded.sha256,
         "rows": rows,
     }

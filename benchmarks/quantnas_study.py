@@ -106,7 +106,7 @@ def benchmark(given: argparse.Namespace) -> str:
     units = units_of(given, study)
     claim(study)
     with processes() as group:
-        for number, unit in enumerate(units):
+        for number, unit in enumerate([] if given.report else units):
             record = study.finished(unit, group)
             if record is None:
                 note(f"study: {unit.name} is in other hands")
@@ -119,7 +119,7 @@ def benchmark(given: argparse.Namespace) -> str:
     rows = margins(records, SETS)
     text = "\n\n".join([_circumstances(study, len(missing)), main_table(records, SETS), margin_table(rows, SETS)])
     results = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "devices": sorted({record.device for record in records}),
         "missing": missing,
         "units": [record.model_dump(mode="json", by_alias=True) for record in records],
         "margins": rows,
@@ -173,6 +173,7 @@ def main() -> int:
     made.add_argument("--checked", type=int, default=24, help="held-out pictures that the best epoch is chosen by")
     made.add_argument("--threads", type=int, default=0, help="threads; 0: torch's own choice")
     made.add_argument("--amp", action="store_true", help="bfloat16 where it is safe")
+    made.add_argument("--report", action="store_true", help="train nothing: the tables of what is finished")
     given = made.parse_args()
     return command.run(lambda: print(benchmark(given)))
 

@@ -79,6 +79,7 @@ class Unit:
 class UnitRecord(BaseModel):
     """A finished unit. BitOps are of the whole network, quality is PSNR-Y in dB, simulated in torch.
 
+    `device`: what it was searched and trained on.
     `certainty`: mean over layers of the largest probability at the end of the search; `gap`: L1 of the supernet with
     each layer's most probable choice, less that of the mixture.
     """
@@ -100,6 +101,7 @@ class UnitRecord(BaseModel):
     gap: float | None
     search_s: float
     retrain_s: float
+    device: str
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ class Study:
             quality={name: self.task.evaluate(predict, samples).mean for name, samples in self.samples.items()},
             held_out=made.score, best_epoch=made.best_epoch, genotype=genotype, corrected=found.corrected,
             certainty=found.certainty, gap=found.gap, search_s=chosen_s, retrain_s=made.seconds,
+            device=torch.cuda.get_device_name() if group.device.type == "cuda" else "cpu",
         )  # fmt: skip
 
     def _chosen(self, unit: Unit, group: Processes, folder: Path) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks.common import spread
-from benchmarks.quantnas_study import claim, units_of
+from benchmarks.quantnas_study import claim, main, units_of
 from benchmarks.quantnas_study_arms import (
     ArmKind,
     Study,
@@ -47,7 +48,7 @@ def _record(arm: ArmKind, level: float, seed: int, psnr: float, work: float) -> 
     return UnitRecord(
         arm=arm, level=level, seed=seed, budget=2e9, bitops={"32x32": work, "256x256": 64 * work}, parameters=1000,
         quality={"Set14": psnr, "BSD100": psnr - 1}, held_out=psnr, best_epoch=1, genotype=genotype, corrected=0,
-        certainty=0.5, gap=0.01, search_s=1.0, retrain_s=2.0,
+        certainty=0.5, gap=0.01, search_s=1.0, retrain_s=2.0, device="cpu",
     )  # fmt: skip
 
 
@@ -165,3 +166,21 @@ def test_a_record_survives_json() -> None:
     again = UnitRecord.model_validate_json(record.model_dump_json(by_alias=True))
     assert again == record
     assert Genotype.from_json(again.genotype.to_json(), "text") == record.genotype
+
+
+def test_a_report_trains_nothing_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data-root", str(tmp_path), "--out", str(tmp_path), "--seeds", "1", "--arms", "noise,random,uniform"]
+    monkeypatch.setattr("sys.argv", ["quantnas_study", *words, "--width", "12", "--cells", "1", "--report"])
+    for record in RECORDS:
+        unit = Unit(record.arm, record.level, record.seed)
+        path = tmp_path / "work" / unit.name / "unit.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(record.model_dump_json(by_alias=True), encoding="utf-8")
+    assert main() == 0
+    assert "Unfinished: 5 networks are missing" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_bytes())
+    assert results["devices"] == ["cpu"]
+    assert "random/6-bit/seed-0" in results["missing"]
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -164,7 +164,7 @@ class RunFolder:
     def _reopen(self, request: CompressRequest, inputs: InputHashes, resume: bool) -> None:
         self.journal.read()
         done = self.finished
-        different = _differences(self.path / REQUEST, request, inputs)
+        different, moved = _differences(self.path / REQUEST, request, inputs)
         if different:
             raise UsageError(
                 f"{self.path} holds a run of another request: {'; '.join(different)}; "
@@ -179,6 +179,10 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} holds an unfinished run; add --resume to continue, or --overwrite to replace it"
             )
+        if moved:
+            progress.note(f"{self.path} goes on with the same files at other places: {', '.join(moved)}")
+            versions = load_recipe(self.path / REQUEST, type(request)).versions
+            write_text(self.path / REQUEST, dump_recipe(request, inputs, versions))
         for leftover in self.path.rglob(".*.part"):
             leftover.unlink(missing_ok=True)
 
@@ -218,20 +222,25 @@ def _refuse_other_folder(path: Path) -> None:
             raise OutputError(f"{path} is not a run folder (it holds {other}); choose another --out")
 
 
-def _differences(path: Path, request: CompressRequest, inputs: InputHashes) -> list[str]:
+def _differences(path: Path, request: CompressRequest, inputs: InputHashes) -> tuple[list[str], list[str]]:
+    """What another request says, and the inputs that lie elsewhere: what counts of a file is its content."""
     recipe = load_recipe(path, type(request))
     before = type(request).model_validate({"out": request.out, **recipe.settings})
-    found = []
+    found, moved = [], []
     for name in type(request).model_fields:
         old, new = getattr(before, name), getattr(request, name)
         if isinstance(new, Path) and isinstance(old, Path):
             old, new = old.absolute(), new.absolute()
+            content = getattr(recipe.inputs, name, None)
+            if old != new and content is not None and content == getattr(inputs, name, None):
+                moved.append(str(new))
+                continue
         if name not in request.changeable and old != new:
             found.append(f"{option_name(name)} is {old} there and {new} here")
     for name in InputHashes.model_fields if not found and recipe.inputs is not None else ():
         if getattr(recipe.inputs, name) != getattr(inputs, name):
             found.append(f"the content of {option_name(name)} ({getattr(request, name)}) has changed since")
-    return found
+    return found, moved
 
 
 def _make(path: Path) -> list[Path]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from bitwright.foundation import progress
+from bitwright.foundation.errors import UsageError
 from bitwright.runs import job as job_module
 from bitwright.runs import stages
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
+from bitwright.runs.reopen import request_of
 from bitwright.runs.request import CompressRequest
 from deploy.engine import Runtime
 from deploy.engines import load_engine, read_spec
 from tests.bitwright.job_helpers import DEVICE, some_photos, tiny_checkpoint
+from tests.listener import Listener
 
 
 @pytest.fixture
@@ -57,3 +62,37 @@ def test_an_engine_of_another_version_is_built_again_and_nothing_else(request_he
     with RunFolder.open(request_here, resume=True) as run:
         assert run.stage_done("float")
         assert run.stage_done("nearest")
+
+
+def test_a_copied_run_goes_on_with_the_same_files_at_other_places(
+    request_here: CompressRequest, tmp_path: Path
+) -> None:
+    with RunFolder.open(request_here) as run:
+        stages.float_baseline(Job.open(request_here, run))
+    there = tmp_path / "there"
+    there.mkdir()
+    paths = {"checkpoint": request_here.checkpoint, "data": request_here.data, "out": request_here.run_folder}
+    moved = {name: there / path.name for name, path in paths.items()}
+    for name, path in paths.items():
+        shutil.move(path, moved[name])
+    request, heard = request_here.model_copy(update=moved), Listener()
+    with progress.reporting_to(heard), RunFolder.open(request, resume=True) as run:
+        assert run.stage_done("float")
+        stages.nearest(Job.open(request, run))
+    found = request_of(moved["out"])
+    assert (found.checkpoint, found.data, found.out) == (moved["checkpoint"], moved["data"], moved["out"])
+    assert any(f"{moved['checkpoint']}, {moved['data']}" in line for line in heard.notes)
+    with RunFolder.open(request, resume=True) as run:
+        assert run.stage_done("nearest")
+
+
+def test_another_file_at_another_place_is_another_request(request_here: CompressRequest, tmp_path: Path) -> None:
+    with RunFolder.open(request_here):
+        pass
+    other = tmp_path / "other"
+    shutil.copytree(request_here.data, other)
+    next(iter(sorted(other.iterdir()))).unlink()
+    before = (request_here.run_folder / "request.yaml").read_bytes()
+    with pytest.raises(UsageError, match=rf"--data is {request_here.data} there and {other} here"):
+        RunFolder.open(request_here.model_copy(update={"data": other}), resume=True)
+    assert (request_here.run_folder / "request.yaml").read_bytes() == before

@@ -83,7 +83,7 @@ def test_a_bad_set_says_what_was_meant(assignment: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("2:4", "2:4"), ("1:16", "1:16"), ("12", 12), ("1e-3", 1e-3), ("-.5", -0.5)])
+@pytest.mark.parametrize(("text", "value"), [("2:4", "2:4"), ("1:16", "1:16"), ("12", 12), ("1e-3", 1e-3)])
 def test_a_pattern_is_not_a_number_to_the_base_of_60(text: str, value: object) -> None:
     assert parse_yaml(text) == value
 

@@ -81,6 +81,8 @@ CHANGES: dict[Arm, dict[str, Any]] = {
     Arm.ABSOLUTE: {"relative": False, "weight_rate": 1e-4},
 }
 """Settings by which supernets differ."""
+ABLATIONS = tuple(arm for arm in CHANGES if arm is not Arm.SUPERNET)
+"""Trained with the first seed only."""
 
 
 class Read(BaseModel):
@@ -201,7 +203,7 @@ def benchmark(given: argparse.Namespace) -> str:
     exact = study.scores(study.loaded.module)
     with processes() as group:
         for seed in range(given.seeds):
-            reads += [study.read(arm, seed, group) for arm in Arm]
+            reads += [study.read(arm, seed, group) for arm in Arm if seed == 0 or arm not in ABLATIONS]
             text = (
                 f"## {given.network}, EQ-Net-style (adapted), {given.steps} steps, {seed + 1} seed(s), PSNR-Y in dB\n\n"
                 + table(reads, SETS, exact)

@@ -34,6 +34,7 @@ from search.eqnet.accounting import Accounting, LayerCosts
 from search.eqnet.cqap import Cqap, train_cqap
 from search.eqnet.encoder import Bits, bits_of, configuration_of
 from search.eqnet.forms import FORMS
+from search.eqnet.gaussian_process import GaussianProcess
 from search.eqnet.genes import GeneMap
 from search.eqnet.genetic import GeneticSettings, evolve
 from search.eqnet.noise_regression import NoiseRegression
@@ -90,7 +91,7 @@ def _cqap(space: ElasticSpace, samples: Sequence[Measured]) -> Predictor:
 
 
 _KINDS: dict[str, Callable[[ElasticSpace, Sequence[Measured]], Predictor]] = {
-    Cqap.KIND: _cqap, NoiseRegression.KIND: NoiseRegression.fit,
+    Cqap.KIND: _cqap, NoiseRegression.KIND: NoiseRegression.fit, GaussianProcess.KIND: GaussianProcess.fit,
 }  # fmt: skip
 
 
@@ -161,7 +162,7 @@ class Mixed:
         self.genes, self.bitops = GeneMap(self.space), self.accounting.bitops()
 
     def predictor(self) -> tuple[Predictor, list[Learnt], float]:
-        """Trained on all samples but those that agreements are told on; how both kinds learn, and the seconds of both.
+        """Trained on all samples but those that agreements are told on; how each kind learns, and the seconds of all.
 
         A last entry compares the true qualities of these subnets with those on the test set: what their noise allows.
         """
@@ -238,7 +239,7 @@ def benchmark(given: argparse.Namespace) -> str:
     torch.set_num_threads(given.threads)
     mixed = Mixed(given)
     net, learnt, seconds = mixed.predictor()
-    note(f"both predictors trained in {seconds:.1f} s; the better one is the {net.KIND}")
+    note(f"predictors trained in {seconds:.1f} s; the best one is the {net.KIND}")
     found = [mixed.chosen(UNIFORM, bits, 0, net) for bits in given.widths]
     for seed in range(given.seeds):
         pairs = [(arm, bits) for arm in (GENETIC, PREDICTED, EVALUATED) for bits in given.widths]

@@ -9,8 +9,8 @@ recommended form differ, the recommended one is the default and the text says so
   `distribution`)
 - `export`, `Subnets`: from a subnet to integers, its norms calibrated or its biases corrected (`export`, `norms`,
   `subnets`)
-- `Predictor`: quality from widths and form (`predictor`, `cqap`, `noise_regression`, `predictor_choice`, `encoder`,
-  `samples`)
+- `Predictor`: quality from widths and form (`predictor`, `cqap`, `noise_regression`, `gaussian_process`,
+  `predictor_choice`, `encoder`, `samples`)
 - `evolve`, `front`, `verify`: the search and its costs (`genetic`, `genes`, `repair`, `pareto`, `verification`,
   `accounting`)
 - `device_choice`, `search_device`: what a device executes, and the plan for it (`devices`, `device_search`)
@@ -23,6 +23,7 @@ from search.eqnet.devices import DeviceChoice, device_choice, device_cost
 from search.eqnet.encoder import Encoder
 from search.eqnet.export import Target, export
 from search.eqnet.forms import FORMS, Form, OffsetMode
+from search.eqnet.gaussian_process import GaussianProcess
 from search.eqnet.genes import GeneMap
 from search.eqnet.genetic import GeneticSettings, evolve, random_search
 from search.eqnet.noise_regression import NoiseRegression
@@ -52,6 +53,7 @@ __all__ = [
     "Encoder",
     "EqnetSettings",
     "Form",
+    "GaussianProcess",
     "GeneMap",
     "GeneticSettings",
     "LayerChoice",

@@ -1,4 +1,4 @@
-"""The predictor of a run: both kinds are trained, and the one that is closer on samples left out is taken."""
+"""The predictor of a run: all kinds are trained, and the one that is closest on samples left out is taken."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from safetensors.torch import load_file as load_tensors
 from bitwright.foundation.errors import CheckpointError, UsageError
 from search.eqnet.cqap import USUAL, Cqap, CqapSettings, train_cqap
 from search.eqnet.encoder import ENCODER
+from search.eqnet.gaussian_process import GaussianProcess
 from search.eqnet.noise_regression import NoiseRegression
 from search.eqnet.predictor import METADATA, Agreement, Predictor, agreement
 from search.eqnet.samples import Measured, split
 from search.eqnet.space import ElasticSpace
 
+REGRESSIONS: tuple[type[NoiseRegression] | type[GaussianProcess], ...] = (NoiseRegression, GaussianProcess)
+"""Kinds that are fitted at once, without samples to stop by."""
+
 
 def train(
     space: ElasticSpace, samples: Sequence[Measured], settings: CqapSettings = USUAL
 ) -> tuple[Predictor, dict[str, Agreement]]:
-    """The better predictor, and the agreement of each kind on the samples that chose between them.
+    """The best predictor, and the agreement of each kind on the samples that chose between them.
 
     UsageError for fewer than 4 samples.
     """
     checked, kept = split(len(samples), settings.seed)
     net, of_net = train_cqap(space, samples, settings)
-    check = [samples[int(number)] for number in checked]
-    tried = NoiseRegression.fit(space, [samples[int(number)] for number in kept])
-    told = {Cqap.KIND: of_net, NoiseRegression.KIND: agreement(tried, check)}
-    if told[NoiseRegression.KIND].rmse > of_net.rmse:
-        return net, told
-    return NoiseRegression.fit(space, samples), told
+    check, rest = ([samples[int(number)] for number in part] for part in (checked, kept))
+    told = {Cqap.KIND: of_net, **{kind.KIND: agreement(kind.fit(space, rest), check) for kind in REGRESSIONS}}
+    best = min(told, key=lambda kind: told[kind].rmse)
+    # A regression that was chosen learns from all samples; the network has stopped by those that were left out.
+    return next((kind.fit(space, samples) for kind in REGRESSIONS if best == kind.KIND), net), told
 
 
 def load(path: Path) -> Predictor:
@@ -44,8 +47,9 @@ def load(path: Path) -> Predictor:
             kind, space = described["kind"], ElasticSpace.model_validate(described["space"])
     except (SafetensorError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} is not an accuracy predictor") from error
-    if kind == NoiseRegression.KIND:
-        return NoiseRegression.restored(space, load_arrays(path))
+    for regression in REGRESSIONS:
+        if kind == regression.KIND:
+            return regression.restored(space, load_arrays(path))
     if described["encoder"] != ENCODER:
         raise UsageError(f"{path} has encoder {described['encoder']}, not {ENCODER}; train it anew")
     return Cqap.restored(space, load_tensors(path))

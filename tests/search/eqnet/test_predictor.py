@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
 from bitwright.foundation.errors import CheckpointError, UsageError
 from search.eqnet import cqap as cqap_module
 from search.eqnet.cqap import Cqap, CqapSettings, train_cqap
 from search.eqnet.encoder import Encoder, bits_of, configuration_of, forms_of
 from search.eqnet.forms import FORMS
+from search.eqnet.gaussian_process import GaussianProcess
+from search.eqnet.gaussian_process import features as process_features
 from search.eqnet.noise_regression import NoiseRegression, features
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
@@ -154,7 +157,7 @@ def test_more_samples_make_a_better_predictor() -> None:
     def cqap(some: Sequence[Measured]) -> Predictor:
         return train_cqap(SPACE, some, CqapSettings(epochs=15))[0]
 
-    for fit in (cqap, lambda some: NoiseRegression.fit(SPACE, some)):
+    for fit in (cqap, lambda some: NoiseRegression.fit(SPACE, some), lambda some: GaussianProcess.fit(SPACE, some)):
         curve = learning_curve(fit, toy_samples(240, 0), toy_samples(100, 9), (40, 240, 1000))
         assert list(curve) == [40, 240]
         assert curve[240].rmse < curve[40].rmse
@@ -182,12 +185,51 @@ def test_the_regression_recovers_a_loss_that_is_linear_in_noise(tmp_path: Path) 
     assert np.array_equal(fitted.quality(some, FORM), fitted.quality(some, np.full(240, FORM.index)))
 
 
-def test_the_kind_is_taken_that_is_closer_on_samples_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_knows_what_is_no_sum_over_layers(tmp_path: Path) -> None:
+    draws = [draw(SPACE, ACCOUNTING, 1, index) for index in range(240)]
+
+    def joint(one: Configuration) -> float:
+        """Narrow weights hurt where the input is narrow too; PSNR is the logarithm of what is lost."""
+        steps = 2.0 ** -bits_of([one])[0][list(SPACE.free)].astype(float)
+        return -10 * float(np.log10(0.01 + (steps[:, 0] * steps[:, 1]).sum()))
+
+    samples = [Measured(one, joint(one)) for one in draws]
+    fitted = GaussianProcess.fit(SPACE, samples[:160])
+    told, linear = (agreement(p, samples[160:]) for p in (fitted, NoiseRegression.fit(SPACE, samples[:160])))
+    assert told.rmse < 0.85 * linear.rmse
+    assert told.kendall is not None
+    assert linear.kendall is not None
+    assert told.kendall > linear.kendall
+    path = tmp_path / "process.safetensors"
+    fitted.save(path)
+    some, form = bits_of(draws), forms_of(draws)
+    assert np.array_equal(load(path).quality(some, form), fitted.quality(some, form))
+    assert np.array_equal(fitted.quality(some, FORM), fitted.quality(some, np.full(240, FORM.index)))
+    # One that never varied tells nothing, and is no division by zero.
+    assert np.isfinite(GaussianProcess.fit(SPACE, [Measured(one, 1.0) for one in draws[:4]]).quality(some, form)).all()
+
+
+def test_the_process_predicts_what_its_library_does() -> None:
+    samples = toy_samples(60, 0)
+    fitted = GaussianProcess.fit(SPACE, samples)
+    amplitude, slopes, constant = fitted.variances
+    kernel = amplitude * RBF(fitted.lengths) + ConstantKernel(slopes) * DotProduct((constant / slopes) ** 0.5)
+    configurations = [sample.configuration for sample in toy_samples(40, 9)]
+    bits, form = bits_of(configurations), forms_of(configurations)
+    given = (process_features(SPACE, bits, form) - fitted.mean) / fitted.spread
+    expected = fitted.level + fitted.scale * (kernel(given, fitted.seen) @ fitted.weights)
+    np.testing.assert_allclose(fitted.quality(bits, form), expected, rtol=1e-9)
+
+
+def test_the_kind_is_taken_that_is_closest_on_samples_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = toy_samples(120, 0)
     settings = CqapSettings(epochs=5)
     chosen, told = train(SPACE, samples, settings)
-    assert set(told) == {"CQAP", "noise regression"}
-    assert told["noise regression"].rmse < told["CQAP"].rmse
+    assert set(told) == {"CQAP", "noise regression", "Gaussian process"}
+    assert min(told, key=lambda kind: told[kind].rmse) == chosen.KIND
+    assert told[chosen.KIND].rmse < told["CQAP"].rmse
+    monkeypatch.setattr(GaussianProcess, "quality", lambda self, bits, form: np.zeros(len(bits)))
+    chosen = train(SPACE, samples, settings)[0]
     assert isinstance(chosen, NoiseRegression)
     assert np.array_equal(chosen.slopes, NoiseRegression.fit(SPACE, samples).slopes), "refitted on all of them"
     monkeypatch.setattr(NoiseRegression, "quality", lambda self, bits, form: np.zeros(len(bits)))

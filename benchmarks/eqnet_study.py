@@ -4,7 +4,8 @@ ResNet-20 on CIFAR-10: subnets of every width and all eight forms read out of on
 own for each width (recovery training, the best that this repository has for one plan) of as many steps, and beside a
 network trained at 8 bits that is only rounded to the other widths. Ablations: the supernet without the regulariser of
 weight distributions, and without guidance. Beside it, ours: a supernet that learns from the float network alone, as
-trainings of one width do, and not from labels. Accuracies on the test set, simulated in torch.
+trainings of one width do, and not from labels; and one with the rates that `bitwright search eqnet` takes. Accuracies
+on the test set, simulated in torch.
 
 Each training is a file of its own: stop the study at any moment, and continue it.
 """
@@ -58,10 +59,11 @@ class Arm(StrEnum):
     NO_WDR = "supernet without WDR"
     NO_GUIDANCE = "supernet without guidance"
     TAUGHT = "supernet taught by float"
+    RATES = "supernet at our rates"
     EIGHT = "trained at 8 bits, rounded"
 
 
-ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE, Arm.TAUGHT)
+ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE, Arm.TAUGHT, Arm.RATES)
 
 
 class Read(BaseModel):
@@ -85,6 +87,9 @@ def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings
         return dataclasses.replace(base, share=0.0)
     if arm is Arm.TAUGHT:
         return dataclasses.replace(base, share=1.0, guide=Guide.FLOAT_FIRST)
+    if arm is Arm.RATES:
+        ours = EqnetSettings.for_classes()
+        return dataclasses.replace(base, weight_rate=ours.weight_rate, scale_rate=ours.scale_rate)
     return base
 
 

@@ -79,7 +79,7 @@ class EqnetRequest(BaseModel):
 
     def training(self, *, images: bool) -> EqnetSettings:
         """The settings of the training, for logits or images; UsageError for a value that does not fit."""
-        base = EqnetSettings.for_images() if images else EqnetSettings()
+        base = EqnetSettings.for_images() if images else EqnetSettings.for_classes()
         known = {field.name for field in dataclasses.fields(EqnetSettings)} - _OWN
         for name in self.settings:
             if name not in known:

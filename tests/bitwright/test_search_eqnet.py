@@ -200,6 +200,8 @@ def test_settings_depend_on_the_task() -> None:
     request = EqnetRequest(checkpoint=Path("x"), devices=(DEVICE,), data=Path(), out=Path("y"), settings={"share": 0.2})
     assert request.training(images=True).wdr_share == 0.05
     assert request.training(images=False).wdr_share is None
+    classes = request.training(images=False)
+    assert (classes.weight_rate, classes.scale_rate) == (3e-4, 5e-3)
     assert request.training(images=True).share == 0.2
     assert request.widths(images=True) == (4, 5, 6, 7, 8)
     assert request.widths(images=False) == (2, 3, 4, 5, 6, 7, 8)

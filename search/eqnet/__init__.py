@@ -9,7 +9,7 @@ recommended form differ, the recommended one is the default and the text says so
   `distribution`)
 - `export`, `Subnets`: from a subnet to integers, its norms calibrated or its biases corrected (`export`, `norms`,
   `subnets`)
-- `Predictor`: quality from widths and form (`predictor`, `cqap`, `noise_regression`, `gaussian_process`,
+- `Predictor`: quality from widths and form (`predictor`, `cqap`, `noise_regression`, `gaussian_process`, `regression`,
   `predictor_choice`, `encoder`, `samples`)
 - `evolve`, `front`, `verify`: the search and its costs (`genetic`, `genes`, `repair`, `pareto`, `verification`,
   `accounting`)

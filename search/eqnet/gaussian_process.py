@@ -8,31 +8,28 @@ likelihood (Rasmussen and Williams, Gaussian Processes for Machine Learning, 200
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from bitwright.foundation.files import atomic_path
-from search.eqnet.encoder import Bits, bits_of, forms_of
+from search.eqnet.encoder import Bits
 from search.eqnet.forms import Form
-from search.eqnet.predictor import METADATA, Predictor
+from search.eqnet.predictor import Predictor
+from search.eqnet.regression import Floats, Indices, attributes, indices, moments, parts, steps, write
 from search.eqnet.samples import Measured
 from search.eqnet.space import ElasticSpace
 
-Floats = NDArray[np.float64]
 ITERATIONS = 40
-"""Of L-BFGS; on 400 subnets of ResNet-20 more of them changed nothing in the ranks."""
+"""Of L-BFGS. On 400 subnets of ResNet-20, 20, 40 and 200 of them give Kendall 0.834, 0.830 and 0.832 on 100 others, in
+2.5, 4.2 and 18 s on one core; 800 subnets take 17 s with 40."""
 JITTER = 1e-6
 LENGTH = 5.0
 """Where lengths start, in standard deviations of a step."""
@@ -60,11 +57,9 @@ class GaussianProcess(Predictor):
     @staticmethod
     def fit(space: ElasticSpace, samples: Sequence[Measured]) -> GaussianProcess:
         """Of at least two samples."""
-        configurations = [sample.configuration for sample in samples]
-        found = features(space, bits_of(configurations), forms_of(configurations))
-        values = np.array([sample.value for sample in samples])
-        mean, spread = found.mean(0), found.std(0)
-        spread = np.where(spread > 0, spread, 1.0)
+        bits, form, values = parts(samples)
+        found = features(space, bits, form)
+        mean, spread = moments(found)
         level, scale = float(values.mean()), float(values.std()) or 1.0
         seen = (found - mean) / spread
         smooth = ConstantKernel(1.0) * RBF(np.full(seen.shape[1], LENGTH))
@@ -77,13 +72,12 @@ class GaussianProcess(Predictor):
         (amplitude, rbf), (slope, dot) = ((part.k1, part.k2) for part in (process.kernel_.k1.k1, process.kernel_.k1.k2))
         slopes = slope.constant_value
         variances = np.array([amplitude.constant_value, slopes, slopes * dot.sigma_0**2])
-        lengths = np.broadcast_to(rbf.length_scale, seen.shape[1]).copy()
+        lengths = np.broadcast_to(rbf.length_scale, seen.shape[1])
         return GaussianProcess(space, seen, process.alpha_, lengths, variances, mean, spread, level, scale)
 
-    def quality(self, bits: Bits, form: Form | NDArray[np.int64]) -> Floats:
+    def quality(self, bits: Bits, form: Form | Indices) -> Floats:
         """Predicted quality of a population, [members]."""
-        index = np.full(len(bits), form.index) if isinstance(form, Form) else form
-        given = (features(self.space, bits, index) - self.mean) / self.spread
+        given = (features(self.space, bits, indices(bits, form)) - self.mean) / self.spread
         near, far = given / self.lengths, self.seen / self.lengths
         squares = (near**2).sum(1)[:, None] + (far**2).sum(1) - 2 * near @ far.T
         amplitude, slopes, constant = self.variances
@@ -93,12 +87,8 @@ class GaussianProcess(Predictor):
 
     def save(self, path: Path) -> None:
         """Write all of it with the space."""
-        names = ("seen", "weights", "lengths", "variances", "mean", "spread")
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
-        arrays |= {name: np.array(getattr(self, name)) for name in ("level", "scale")}
-        described = {"kind": self.KIND, "space": self.space.model_dump()}
-        with atomic_path(path) as temporary:
-            save_file(arrays, temporary, metadata={METADATA: json.dumps(described)})
+        arrays = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self) if field.name != "space"}
+        write(path, self.KIND, self.space, arrays)
 
     @staticmethod
     def restored(space: ElasticSpace, state: dict[str, Floats]) -> GaussianProcess:
@@ -107,14 +97,9 @@ class GaussianProcess(Predictor):
         return GaussianProcess(space, **arrays, level=float(state["level"]), scale=float(state["scale"]))
 
 
-def features(space: ElasticSpace, bits: Bits, form: NDArray[np.int64]) -> Floats:
-    """[members, 2 L + 3] of widths [members, layers, 2] and forms' indices [members]; L: free layers.
-
-    The step 2^-b of each free layer's weights and input, and the three attributes of the form.
-    """
-    steps = 2.0 ** -bits[:, list(space.free)].reshape(len(bits), -1).astype(np.float64)
-    signs = np.stack([form >> 2 & 1, form >> 1 & 1, form & 1], 1) * 2.0 - 1.0
-    return np.concatenate([steps, signs], 1)
+def features(space: ElasticSpace, bits: Bits, form: Indices) -> Floats:
+    """[members, 2 L + 3] of widths [members, layers, 2] and forms' indices [members]; L: free layers."""
+    return np.concatenate([steps(space, bits), attributes(form)], 1)
 
 
 def _highest(objective: Any, start: Floats, bounds: Floats) -> tuple[Floats, float]:

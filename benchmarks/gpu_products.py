@@ -22,22 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import command
 from benchmarks.common import NOTHING, markdown_table, write_results
+from benchmarks.gpu_kernels import DENSE, SPARSE, Product
 from bitwright.foundation.errors import DeviceError
 from bitwright.foundation.progress import track
-from compress.nm_pattern import Sparsity
-from compress.sparsity import Scored, magnitude, nm_masks
-from compress.sparsity.layouts import layout_of
 
 CALLS = 16
 """Products of one timing."""
 OPERANDS = 4
 """Different inputs that they take in turn."""
-FP8 = torch.float8_e4m3fn
-FP8_MAX = 448.0
 WAITED = 10_000_000
 """Cycles that the GPU waits for the launches: some milliseconds."""
 
@@ -70,95 +65,7 @@ SHAPES = (
 )
 
 
-@dataclass(frozen=True)
-class Product:
-    """A product that can be run. `run`: of an input [rows, inputs]; `transposed`: its result is [outputs, rows]."""
-
-    run: Callable[[Tensor], Tensor]
-    weight: Tensor
-    inputs: list[Tensor]
-    transposed: bool = False
-
-    def error(self) -> float:
-        """Relative error in the Frobenius norm; on integers 0.0, or 1.0 where one element differs."""
-        x = self.inputs[0]
-        found = self.run(x).double()
-        found = found.t() if self.transposed else found
-        expected = x.double() @ self.weight.double().t()
-        if x.dtype is torch.int8:
-            return float(not torch.equal(found, expected))
-        return float((found - expected).norm() / expected.norm())
-
-
-def two_of_four(weight: Tensor) -> Tensor:
-    """The weight with the two largest of every four inputs, by the masks that bitwright prunes with."""
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layout = layout_of(layer)
-    assert layout is not None
-    mask = nm_masks({"weight": Scored(magnitude(weight), layout)}, Sparsity.parse("2:4"))["weight"]
-    return weight * mask.reshape(weight.shape)
-
-
-def dense_float(weight: Tensor, xs: list[Tensor], kind: torch.dtype) -> Product:
-    """torch's own product."""
-    w = weight.to(kind)
-    return Product(lambda x: torch.nn.functional.linear(x, w), w, [x.to(kind) for x in xs])
-
-
-def dense_int8(weight: Tensor, xs: list[Tensor]) -> Product:
-    """`_int_mm`: int8 operands, int32 result."""
-    w = _integers(weight)
-    return Product(lambda x: torch._int_mm(x, w.t()), w, [_integers(x) for x in xs])
-
-
-def dense_fp8(weight: Tensor, xs: list[Tensor]) -> Product:
-    """`_scaled_mm` with scales of one."""
-    w, one = _fp8(weight), torch.ones((), device=weight.device)
-    return Product(
-        lambda x: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16), w,
-        [_fp8(x) for x in xs],
-    )  # fmt: skip
-
-
-def sparse_float(weight: Tensor, xs: list[Tensor], kind: torch.dtype) -> Product:
-    """`to_sparse_semi_structured`, as a layer's weight."""
-    w = two_of_four(weight).to(kind)
-    packed = torch.sparse.to_sparse_semi_structured(w)
-    return Product(lambda x: torch.nn.functional.linear(x, packed), w, [x.to(kind) for x in xs])
-
-
-def sparse_narrow(weight: Tensor, xs: list[Tensor], kind: torch.dtype) -> Product:
-    """cuSPARSELt's product of a packed weight in int8 or fp8 with the transposed input."""
-    narrow, made = (_integers, torch.int32) if kind is torch.int8 else (_fp8, torch.bfloat16)
-    w = narrow(two_of_four(weight))
-    packed = torch._cslt_compress(w)
-    return Product(
-        lambda x: torch._cslt_sparse_mm(packed, x.t(), out_dtype=made), w, [narrow(x) for x in xs], transposed=True
-    )
-
-
-Maker = Callable[[Tensor, list[Tensor]], Product]
-DENSE: dict[str, Maker] = {
-    "fp16": lambda w, xs: dense_float(w, xs, torch.float16),
-    "bf16": lambda w, xs: dense_float(w, xs, torch.bfloat16),
-    "int8": dense_int8,
-    "fp8": dense_fp8,
-}
-SPARSE: dict[str, Maker] = {
-    "2:4 fp16": lambda w, xs: sparse_float(w, xs, torch.float16),
-    "2:4 bf16": lambda w, xs: sparse_float(w, xs, torch.bfloat16),
-    "2:4 int8": lambda w, xs: sparse_narrow(w, xs, torch.int8),
-    "2:4 fp8": lambda w, xs: sparse_narrow(w, xs, FP8),
-}
 BASE = "fp16"
-
-
-def _integers(x: Tensor) -> Tensor:
-    return (x / x.abs().max() * 127).round().to(torch.int8)
-
-
-def _fp8(x: Tensor) -> Tensor:
-    return (x / x.abs().max() * FP8_MAX).to(FP8)
 
 
 def timed(products: Mapping[str, Product], rounds: int) -> dict[str, list[float]]:
@@ -201,7 +108,7 @@ def measured(shape: Shape, rounds: int, skipped: Mapping[str, str], begin: Calla
             product = maker(weight, xs)
             found[name] = {"error": product.error()}
             timed({name: product}, 1)
-        except (RuntimeError, ValueError, NotImplementedError) as problem:
+        except (RuntimeError, ValueError) as problem:
             found[name] = {"refused": str(problem).strip().splitlines()[0]}
             # A GPU that was left in disorder refuses everything from here on; another process does not mind.
             torch.cuda.synchronize()

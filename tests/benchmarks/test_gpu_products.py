@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from benchmarks import gpu_products
-from benchmarks.gpu_products import DENSE, SHAPES, SPARSE, Shape, apart, ratio, tables, two_of_four
+from benchmarks.gpu_kernels import DENSE, SPARSE, two_of_four
+from benchmarks.gpu_products import SHAPES, Shape, apart, ratio, tables
 from bitwright.foundation.errors import DeviceError
 
 KILLER = "2:4 int8"

@@ -231,11 +231,12 @@ def _differences(path: Path, request: CompressRequest, inputs: InputHashes) -> t
         old, new = getattr(before, name), getattr(request, name)
         if isinstance(new, Path) and isinstance(old, Path):
             old, new = old.absolute(), new.absolute()
-            content = getattr(recipe.inputs, name, None)
-            if old != new and content is not None and content == getattr(inputs, name, None):
-                moved.append(str(new))
-                continue
-        if name not in request.changeable and old != new:
+        if name in request.changeable or old == new:
+            continue
+        content = getattr(recipe.inputs, name, None)
+        if content is not None and content == getattr(inputs, name, None):
+            moved.append(str(new))
+        else:
             found.append(f"{option_name(name)} is {old} there and {new} here")
     for name in InputHashes.model_fields if not found and recipe.inputs is not None else ():
         if getattr(recipe.inputs, name) != getattr(inputs, name):

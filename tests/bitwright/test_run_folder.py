@@ -252,3 +252,18 @@ def test_a_stage_cannot_claim_a_file_outside(request_: CompressRequest) -> None:
         with pytest.raises(ValueError, match="JSON"):
             run.finish_stage("b", [], {"drop": float("nan")})
         assert not run.stage_done("b")
+
+
+def test_a_profile_goes_on_as_a_file_of_the_same_content(values: dict[str, Any], tmp_path: Path) -> None:
+    paths = [tmp_path / name / "mine.yaml" for name in ("here", "there")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("schema: 1\nid: mine\nextends: x86-avx2\nname: Mine\n")
+    with RunFolder.open(CompressRequest(**{**values, "device": str(paths[0])})) as run:
+        write_stage(run, "a")
+    moved = CompressRequest(**{**values, "device": str(paths[1])})
+    with RunFolder.open(moved, resume=True) as run:
+        assert run.stage_done("a")
+    paths[1].write_text(paths[1].read_text().replace("Mine", "Another"))
+    with pytest.raises(UsageError, match=r"content of --device .* has changed since"):
+        RunFolder.open(moved, resume=True)

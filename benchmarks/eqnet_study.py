@@ -63,7 +63,8 @@ class Arm(StrEnum):
     EIGHT = "trained at 8 bits, rounded"
 
 
-ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE, Arm.TAUGHT, Arm.RATES)
+ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE, Arm.TAUGHT)
+"""Trained with the first seed only."""
 
 
 class Read(BaseModel):

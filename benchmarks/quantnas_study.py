@@ -114,8 +114,9 @@ def benchmark(given: argparse.Namespace) -> str:
             note(f"study: {number + 1}/{len(units)}  {unit.name}  {record.bitops['32x32'] / 1e9:.3f} GBitOps  "
                  + "  ".join(f"{name} {value:.3f} dB" for name, value in record.quality.items()))  # fmt: skip
     # What was in other hands may be done by now.
-    records = [record for unit in units if (record := study.read(unit)) is not None]
-    missing = [unit.name for unit in units if study.read(unit) is None]
+    found = {unit.name: study.read(unit) for unit in units}
+    records = [record for record in found.values() if record is not None]
+    missing = [name for name, record in found.items() if record is None]
     rows = margins(records, SETS)
     text = "\n\n".join([_circumstances(study, len(missing)), main_table(records, SETS), margin_table(rows, SETS)])
     results = {

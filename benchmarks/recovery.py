@@ -56,8 +56,9 @@ def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str
     arms = [
         Arm(BASELINE, partial(onnxruntime_float, network, settings)),
         Arm("bitwright int8", partial(bitwright_arm, network, settings, LIMIT)),
-        trained_arm(network, settings, given, "bitwright int8", given.training_steps),
     ]
+    if given.training_steps != 0:
+        arms.append(trained_arm(network, settings, given, "bitwright int8", given.training_steps))
     for drop, steps in given.narrow:
         narrower = replace(settings, options=(*settings.options, f"narrow={drop:g}"))
         arms.append(
@@ -112,7 +113,8 @@ def main() -> int:
     parser = command.parser("Measure what recovery training brings back.", "benchmarks/results/recovery")
     parser.add_argument("--networks", default="rfdn_x4", help="stems of super-resolution checkpoints")
     parser.add_argument("--minutes", type=float, default=45.0, help="training time of each network, wall clock")
-    parser.add_argument("--training-steps", type=int, default=None, help="training steps of each network, not minutes")
+    parser.add_argument("--training-steps", type=int, default=None,
+                        help="training steps of each network, not minutes; 0: only of narrowed ones")  # fmt: skip
     parser.add_argument("--narrow", type=narrowing, nargs="*", default=[(0.004, None)], metavar="DB[:STEPS]",
                         help="drops to narrow layers for")  # fmt: skip
     parser.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")

@@ -60,10 +60,12 @@ class Workload(ABC):
     def calibration(self, folder: Path, count: int, size: int, seed: int = 0) -> Tensor:
         """`count` network inputs of shape [count, C, size, size], from the folder's images less those held out."""
 
-    def training(self, folder: Path, size: int, seed: int = 0) -> Dataset[tuple[Tensor, Tensor]]:
+    def training(self, folder: Path, size: int, seed: int = 0, *,
+                 stretched: float = 0.0) -> Dataset[tuple[Tensor, Tensor]]:  # fmt: skip
         """Samples to train on, less those held out: item i, for any i >= 0, is (input [C, H, W], target).
 
-        A pure function of `seed`, i and the files; `size` is the side of a crop where samples are crops.
+        A pure function of `seed`, i and the files; `size` is the side of a crop where samples are crops. `stretched`:
+        share of the crops of pictures whose contrast is stretched, for a training against a teacher's output.
         """
         raise UsageError(f"{type(self).__name__} has no samples to train on; leave --recover out")
 

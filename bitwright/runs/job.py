@@ -35,7 +35,7 @@ from workloads.workload import LoadedModel, Sample
 
 BALANCED = "work/balanced.safetensors"
 FIRST_STAGE, NARROWED = "float", "narrowed"
-DENSE = "work/dense.safetensors"
+DENSE, SPARSE = "work/dense.safetensors", "work/sparse.safetensors"
 NARROW, KEPT = "work/narrow.safetensors", "work/narrow.json"
 TRACE_SIDE = 64
 SENSITIVITY_SAMPLES = 4

@@ -9,8 +9,8 @@ from typing import Any
 from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note
 from bitwright.report.pruned import MaskTrainingResult
-from bitwright.runs.job import DENSE, Job
-from bitwright.runs.recovery import settings_for
+from bitwright.runs.job import DENSE, SPARSE, Job
+from bitwright.runs.recovery import STRETCHED, settings_for
 from compress.graph import load_graph
 from compress.nm_pattern import Sparsity
 from compress.recovery.mask_settings import MaskSettings
@@ -62,17 +62,20 @@ def train(job: Job) -> TrainedMasks:
     told: dict[str, str | None] = json.loads((job.run.path / PATTERNS).read_text(encoding="utf-8"))
     patterns = {name: None if text is None else Sparsity.parse(text) for name, text in told.items()}
     wanted = sparse_weights(dense, job.table, patterns)
+    # Masks that were taken at once stay, and so do the weights that were solved for under them.
+    start = load_graph(job.graph, job.run.path / SPARSE) if job.request.sparsity_method == "one_shot" else None
     workload = job.loaded.workload
     return train_masks(
         dense,
         wanted,
         input_norms(dense, job.calibration, set(wanted)),
-        workload.training(job.request.data, settings.patch, job.request.seed),
+        workload.training(job.request.data, settings.patch, job.request.seed, stretched=STRETCHED),
         settings,
         masks,
         score=logit_agreement(dense, job.held_out) if isinstance(workload, Classification) else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
+        start=start,
     )
 
 

@@ -8,24 +8,25 @@ from torch import fx
 
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
-from bitwright.runs.job import DENSE, Job
+from bitwright.runs.job import DENSE, SPARSE, Job
 from bitwright.runs.mask_training import DIAGNOSTICS, FOLDER, keep_result, mask_settings, save_patterns, train
 from bitwright.runs.patterns import assigned, check_search
 from bitwright.runs.request import AUTO
-from bitwright.runs.sparsity import SPARSE
 from bitwright.runs.stages import balanced_graph
 from compress.graph import save_graph
 from compress.nm_pattern import Sparsity
-from compress.sparsity.one_shot import ScoreKind, pruned, sparse_weights
+from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.permutation import permute
+from compress.sparsity.second_order import prune
 from compress.training.processes import MASKS, NOTHING, give_order
 
 
 def sparse(job: Job) -> None:
-    """Balance and permute channels, then keep N of every M weights by magnitude times input norm.
+    """Balance and permute channels, then keep N of every M weights, and solve anew for those that are kept.
 
-    Balancing comes first, because scales of input channels change the order of magnitudes within a group. Masks are
-    trained here where the request gives them a share of the training; reconstruction and recovery train under them.
+    Balancing comes first, because scales of input channels change the order of magnitudes within a group, by which
+    channels are permuted. Masks are trained here, from the dense network, where the request gives them a share of the
+    training; reconstruction and recovery train under them.
     """
     if mask_settings(job) is None:
         give_order(NOTHING, MASKS)
@@ -46,13 +47,17 @@ def sparse(job: Job) -> None:
     save_graph(moved.graph, job.run.path / DENSE)
     if job.request.sparsity in AUTO:
         patterns = assigned(job, moved.graph, patterns)
-    result = pruned(moved.graph, job.table, patterns, job.calibration, ScoreKind.INPUT_NORM)
+    result = prune(moved.graph, sparse_weights(moved.graph, job.table, patterns), job.calibration)
     drop = job.evaluate(job.original) - job.evaluate(result)
     values = dict(values)
-    if mask_settings(job) is not None:
-        values["untrained_drop"] = drop
-        result, drop = _trained(job, patterns)
     save_graph(result, job.run.path / SPARSE)
+    if mask_settings(job) is not None:
+        values["untrained_drop"] = at_once = drop
+        result, drop = _trained(job, patterns)
+        if drop > at_once:
+            unit = job.loaded.workload.unit
+            note(f"--sparsity-method one_shot is better here than this training: its drop is {at_once:.3f} {unit}")
+        save_graph(result, job.run.path / SPARSE)
     count = sum(pattern is not None for pattern in patterns.values())
     note(
         f"{job.request.sparsity} in {count} of {len(patterns)} layers, "

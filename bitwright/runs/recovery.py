@@ -15,6 +15,9 @@ from workloads.classification.task import Classification
 
 RECOVERED = "work/recovered.safetensors"
 FOLDER = "work/recovery"
+STRETCHED = 0.05
+"""Share of the crops whose contrast is stretched, for pictures with pages of text and drawings: trained on photographs
+alone, ranges shrink to what photographs need."""
 
 
 def settings_of(job: Job) -> RecoverySettings | None:
@@ -56,7 +59,7 @@ def train(job: Job) -> Recovered:
     return recover(
         model,
         teacher,
-        workload.training(job.request.data, settings.patch, job.request.seed),
+        workload.training(job.request.data, settings.patch, job.request.seed, stretched=STRETCHED),
         settings,
         score=logit_agreement(teacher, job.held_out) if classifies else job.evaluate,
         task_loss=workload.loss,

@@ -22,7 +22,6 @@ from deploy.onnx_sparsity import read_nm
 from hw_profiles import DType, Op
 from hw_profiles.sparsity_support import SIZE_ONLY, why_size_only, work_left
 
-SPARSE = "work/sparse.safetensors"
 PACKED = "packed.safetensors"
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, fx
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
 from bitwright.runs.built import build_audited, files_of
-from bitwright.runs.job import BALANCED, FIRST_STAGE, Job
+from bitwright.runs.job import BALANCED, FIRST_STAGE, SPARSE, Job
 from bitwright.runs.precision import Precision
-from bitwright.runs.sparsity import PACKED, SPARSE, sparse_facts
+from bitwright.runs.sparsity import PACKED, sparse_facts
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
 from compress.compressed import CompressedModel

@@ -56,17 +56,20 @@ class TrainedMasks:
 def train_masks(dense: fx.GraphModule, wanted: Wanted, norms: Mapping[str, Tensor], data: Pairs,
                 settings: RecoverySettings, masks: MaskSettings, *, score: Score, task_loss: TaskLoss | None = None,
                 folder: Path | None = None, on_log: OnLog | None = None,
-                group: Processes | None = None) -> TrainedMasks:  # fmt: skip
+                group: Processes | None = None, start: fx.GraphModule | None = None) -> TrainedMasks:  # fmt: skip
     """Train `dense` until its weights in `wanted` keep their patterns; the result never scores below one-shot pruning.
 
-    `norms`: L2 norm of each input channel, [C], by weight; what a weight is worth is its magnitude times that. `data`,
-    `score`, `task_loss`, `folder` and processes as in `recover`. Scores are of networks under hard masks at all times.
+    `start`: the network to train where it is not `dense`, which is the teacher then, such as one that keeps the
+    patterns already and is to be trained under them. `norms`: L2 norm of each input channel, [C], by weight; what a
+    weight is worth is its magnitude times that. `data`, `score`, `task_loss`, `folder` and processes as in `recover`.
+    Scores are of networks under hard masks at all times.
     """
     path = None if folder is None else folder / STATE
-    fingerprint = _fingerprint(dense, wanted, settings, masks)
+    first_weights = dense if start is None else start
+    fingerprint = _fingerprint(first_weights, wanted, settings, masks)
 
     def trained(group: Processes) -> tuple[fx.GraphModule, Position, tuple[Row, ...]]:
-        student = held(dense, wanted)
+        student = held(first_weights, wanted)
         # The total of a time budget is known only once the pace is.
         first = 0 if settings.steps is not None else PACE_STEPS
         training = SparseTraining(
@@ -80,7 +83,7 @@ def train_masks(dense: fx.GraphModule, wanted: Wanted, norms: Mapping[str, Tenso
         moving.finish()
         names = {held_name(name): name for name in wanted}
         rows = tuple((step, names[layer], values) for step, layer, values in moving.log.rows)
-        return released(dense, student.to("cpu"), wanted), position, rows
+        return released(first_weights, student.to("cpu"), wanted), position, rows
 
     if group is not None:
         graph, position, rows = trained(group)

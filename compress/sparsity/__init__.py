@@ -6,7 +6,9 @@
 - `captured`: a captured network whose pruned weights are modules, so that it can be trained so
 - `diagnostics`: noise, flips and what is retained; `cost`: FLOPs of a training
 - `storage`, `packing`, `packed_file`: what a packed weight takes, and its file; `legality`: whether a pattern is kept
-- `one_shot`, `permutation`, `sensitivity`, `assignment`: pruning of a captured network, and a pattern for each layer
+- `second_order`, `masked_least_squares`: pruning of a captured network layer by layer, what is kept solved for anew
+- `one_shot`: the same by a score alone; `permutation`, `sensitivity`, `assignment`: ahead of it, and a pattern for each
+  layer
 """
 
 from compress.nm_pattern import Sparsity

@@ -62,6 +62,17 @@ def test_the_method_that_is_asked_for_is_the_one_that_trains(data: Path, tmp_pat
     assert any(not torch.equal(v, found["ste"][n]) for n, v in found["mdgf_exponential"].items())
 
 
+def test_masks_that_are_taken_at_once_are_trained_under_where_a_share_is_given(data: Path, tmp_path: Path) -> None:
+    at_once, _ = pruned_by(data, tmp_path / "at_once", recover=24)
+    trained, told = pruned_by(data, tmp_path / "trained", recover=24, sparsity_share=0.5, sparsity_rate=1e-3)
+    assert told is not None
+    assert (told.method, told.steps) == ("one_shot", 12)
+    assert told.after > told.before
+    for name, value in at_once.items():
+        assert torch.equal(value == 0, trained[name] == 0), name
+    assert any(not torch.equal(value, trained[name]) for name, value in at_once.items())
+
+
 def test_recovery_trains_in_8_bits_under_the_trained_mask(data: Path, tmp_path: Path) -> None:
     given = tiny_request(data, tmp_path, sparsity="2:4", recover=20, sparsity_method="sr_ste", sparsity_share=0.3,
                     sparsity_freeze_v="auto", sparsity_restrict="grad", sparsity_rate=1e-3)  # fmt: skip

@@ -139,7 +139,29 @@ def test_patch_pairs_belong_together_under_every_turn(tmp_path: Path) -> None:
     assert len(directions) == 4
 
 
+def test_a_share_of_the_patches_is_stretched_to_black_and_white(tmp_path: Path) -> None:
+    ramp = np.add.outer(np.arange(96) * 2, np.arange(96)).astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    Image.fromarray(ramp[:80, :80]).save(tmp_path / "ramp.png")
+    io = SRFormat(2, Color.RGB, 255.0)
+    plain = PatchDataset([tmp_path], io, patch=12, length=200, augment=False)
+    mixed = PatchDataset([tmp_path], io, patch=12, length=200, augment=False, stretched=0.3)
+    changed = []
+    for index in range(200):
+        before, after = plain.patch(index), mixed.patch(index)
+        if all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
+            continue
+        changed.append(float(np.isin(after[1], (0, 255)).mean()))
+        both = [np.concatenate([lr.ravel(), hr.ravel()]).astype(int) for lr, hr in (before, after)]
+        order = np.argsort(both[0])
+        # One curve of levels for both sides, which never falls.
+        assert (np.diff(both[1][order]) >= 0).all()
+    assert 40 < len(changed) < 80
+    assert np.mean(changed) > 0.3
+
+
 def test_training_refusals(folder: Path) -> None:
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        PatchDataset([folder], SRFormat(4, Color.RGB, 1.0), patch=8, length=1, stretched=1.5)
     with pytest.raises(DataError, match="training"):
         PatchDataset([folder], SRFormat(4, Color.RGB, 1.0), patch=64, length=1)
     with pytest.raises(UsageError, match="folders"):

@@ -121,8 +121,8 @@ class Classification(Workload):
         chosen_files = [files[number] for number in _divided(len(files))[0]]
         return Batches(self._read_files(chosen_files, folder, "choosing a plan", None), self.io)
 
-    def training(self, folder: Path, size: int, seed: int = 0) -> ShuffledImages:
-        """The training images less those held out, mirrored and shifted at random; `size` does not matter."""
+    def training(self, folder: Path, size: int, seed: int = 0, *, stretched: float = 0.0) -> ShuffledImages:
+        """The training images less those held out, mirrored and shifted at random; only `seed` matters besides."""
         if splits(folder):
             data = self._read_sheets(folder, splits(folder), _CALIBRATION_SPLITS, "training")
             rest = _divided(len(data.labels))[1]

@@ -128,10 +128,10 @@ class SuperResolution(Workload):
         crops = lr_crops(folder, self.io.scale, count, size, seed, skip=self._held_out_files(folder))
         return torch.cat([to_network(crop, self.io) for crop in crops])
 
-    def training(self, folder: Path, size: int, seed: int = 0) -> PatchDataset:
+    def training(self, folder: Path, size: int, seed: int = 0, *, stretched: float = 0.0) -> PatchDataset:
         """Random patches of `size` LR pixels, turned and mirrored, from the pictures that are not held out."""
-        size = max(size, self.min_input_side)
-        return PatchDataset([folder], self.io, size, ENDLESS, seed, skip=self._held_out_files(folder))
+        size, skip = max(size, self.min_input_side), self._held_out_files(folder)
+        return PatchDataset([folder], self.io, size, ENDLESS, seed, skip=skip, stretched=stretched)
 
     def evaluate(self, predict: Predict, samples: Sequence[Sample]) -> Quality:
         """PSNR-Y of each sample and the mean; SSIM-Y's mean in `extra`. UsageError if an output has the wrong shape."""

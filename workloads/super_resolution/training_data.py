@@ -27,6 +27,10 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
     are shrunk whole and cropped then, and are drawn in proportion to the patches they hold; `augment` adds one of the
     eight flips and quarter turns. The first `skip` pictures of each folder in natural order are left out. Decoded
     pictures are kept as uint8, up to `cache_bytes` over all folders.
+
+    `stretched` in [0, 1]: the share of the patches whose contrast is stretched until most of them is black or white,
+    as in text and drawings, which photographs hold little of. Both sides are stretched alike, so the LR of such a patch
+    is not quite its HR made smaller: they are for training against a teacher's output.
     """
 
     def __init__(
@@ -40,9 +44,13 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         augment: bool = True,
         cache_bytes: int = CACHE_BYTES,
         skip: int = 0,
+        stretched: float = 0.0,
     ) -> None:
         if not folders or patch < 1 or length < 1:
             raise UsageError(f"training needs folders, a patch and a length, not {len(folders)}, {patch} and {length}")
+        if not 0 <= stretched <= 1:
+            raise UsageError(f"stretched is a share of the patches, from 0 to 1, not {stretched}")
+        self._stretched = stretched
         self._io, self._patch, self._length, self._seed, self._augment = io, patch, length, seed, augment
         self._folders: list[PairFolder] = []
         sizes: list[int] = []
@@ -98,6 +106,8 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         pairs, number = self._places[chosen]
         pair = pairs[number]
         lr, hr = _crop(pair, self._patch, self._io.scale, draw)
+        if self._stretched and draw.random() < self._stretched:
+            lr, hr = _stretch(lr, hr, draw)
         if not self._augment:
             return lr, hr
         turns, mirror = int(draw.integers(4)), bool(draw.integers(2))
@@ -110,6 +120,16 @@ def _crop(pair: Pair, patch: int, scale: int, draw: np.random.Generator) -> tupl
     lr = pair.lr[top : top + patch, left : left + patch]
     top, left, side = top * scale, left * scale, patch * scale
     return lr, pair.hr[top : top + side, left : left + side]
+
+
+def _stretch(
+    lr: NDArray[np.uint8], hr: NDArray[np.uint8], draw: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Both with 2 to 16 times the contrast around the brightness of a random pixel, cut to what a picture can hold."""
+    row, column = draw.integers(lr.shape[0]), draw.integers(lr.shape[1])
+    middle, gain = float(lr[row, column].mean()), 2.0 ** draw.uniform(1, 4)
+    levels = np.clip((np.arange(256) - middle) * gain + 128, 0, 255).round().astype(np.uint8)
+    return levels[lr], levels[hr]
 
 
 def _turn(image: NDArray[np.uint8], turns: int, mirror: bool) -> NDArray[np.uint8]:

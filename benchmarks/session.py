@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,20 +32,29 @@ class Timing:
         return 1, channels, height, width
 
 
-def timed(network: Network, records: Sequence[ArmRecord], timing: Timing) -> ComparisonResult:
-    """Measure the arms side by side; an earlier session is read if it timed exactly these engines in this way."""
+def timed(
+    network: Network, records: Sequence[ArmRecord], timing: Timing, others: Mapping[str, Network] | None = None
+) -> ComparisonResult:
+    """Measure the arms side by side; an earlier session is read if it timed exactly these engines in this way.
+
+    `others`: the network of each arm that is none of `network`, by the arm's name; its input may have other channels.
+    """
     path = network.work / LATENCY
+    networks = {record.arm: (others or {}).get(record.arm, network) for record in records}
     if path.is_file() and not timing.again:
         before = ComparisonResult.model_validate_json(path.read_bytes())
-        if _same(before, network, records, timing):
+        if _same(before, networks, records, timing):
             note(f"{network.name}: timed before")
             return before
-    source = network.work / "input.npy"
-    np.save(source, network.loaded.workload.example_input(timing.side, timing.side).numpy())
-    candidates = [Candidate(record.arm, network.work / record.engine, record.loader) for record in records]
+    candidates = []
+    for record in records:
+        x = networks[record.arm].loaded.workload.example_input(timing.side, timing.side).numpy()
+        source = network.work / f"input-{x.shape[1]}.npy"
+        np.save(source, x)
+        folder = network.work / record.engine
+        candidates.append(Candidate(record.arm, folder, record.loader, input_file=source))
     result = measure(
         candidates,
-        input_file=source,
         threads=timing.threads,
         min_seconds=timing.seconds,
         max_seconds=120.0 + 4.0 * timing.seconds * len(candidates),
@@ -57,11 +66,13 @@ def timed(network: Network, records: Sequence[ArmRecord], timing: Timing) -> Com
     return result
 
 
-def _same(before: ComparisonResult, network: Network, records: Sequence[ArmRecord], timing: Timing) -> bool:
-    wanted = {record.arm: read_spec(network.work / record.engine) for record in records}
+def _same(
+    before: ComparisonResult, networks: Mapping[str, Network], records: Sequence[ArmRecord], timing: Timing
+) -> bool:
+    wanted = {record.arm: read_spec(networks[record.arm].work / record.engine) for record in records}
     return (
         {m.name: m.spec for m in before.measurements} == wanted
         and all(m.threads == timing.threads for m in before.measurements)
-        and all(m.input_shape == timing.input_shape(network) for m in before.measurements)
+        and all(m.input_shape == timing.input_shape(networks[m.name]) for m in before.measurements)
         and (before.min_seconds, before.seed) == (timing.seconds, timing.seed)
     )

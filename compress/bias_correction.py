@@ -5,6 +5,8 @@ Empirical form of Nagel et al. (2019): layer after layer in execution order, eac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx
 
@@ -14,18 +16,23 @@ from compress.graph import bias_name, layer_nodes, set_tensor, tensor, weight_na
 from compress.statistics import observe
 
 
-def correct_biases(model: CompressedModel, inputs: Tensor, reference: fx.GraphModule | None = None) -> None:
+def correct_biases(
+    model: CompressedModel, inputs: Tensor, reference: fx.GraphModule | None = None, *,
+    expected: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """Correct the biases of `model` in place on calibration `inputs` ([N, C, H, W]); layers without a bias get one.
 
     `reference` is the float graph whose layer outputs are the aim; by default the model's own graph, which is right
-    only while that graph is still float: pass it when correcting again or after loading. A weight that is called
-    several times gets the mean correction of its calls. All of `inputs` is in memory at once. Engines store biases as
-    int32 at scale s_x * s_w, so a mean error of up to half of that remains.
+    only while that graph is still float: pass it when correcting again or after loading. `expected`: the aim itself, as
+    `output_means` of all layers gives it on the same `inputs`, for who corrects many models of one network. A weight
+    that is called several times gets the mean correction of its calls. All of `inputs` is in memory at once. Engines
+    store biases as int32 at scale s_x * s_w, so a mean error of up to half of that remains.
     """
     give_biases(model.graph, set(model.weights))
     layers = [node for _, node in layer_nodes(model.graph) if weight_name(node) in model.weights]
-    expected = output_means(model.graph if reference is None else reference, inputs, {node.name for node in layers})
-    _sweep(model, inputs, layers, expected)
+    if expected is None:
+        expected = output_means(model.graph if reference is None else reference, inputs, {node.name for node in layers})
+    _sweep(model, inputs, layers, {node.name: expected[node.name] for node in layers})
 
 
 def output_means(graph_module: fx.GraphModule, inputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:

@@ -138,7 +138,8 @@ def reconstructed(job: Job) -> None:
     drop = reference - job.evaluate(better.simulate())
     note(f"8 bits with reconstructed rounding: drop {drop:.3f} {job.loaded.workload.unit} on held-out samples")
     chosen = RECONSTRUCTED if drop <= before else NEAREST
-    job.run.finish_stage("reconstructed", [RECONSTRUCTED], {"drop": drop, "skipped": None, "model": chosen})
+    values = {"drop": min(drop, before), "skipped": None, "model": chosen}
+    job.run.finish_stage("reconstructed", [RECONSTRUCTED], values)
     shutil.rmtree(job.run.path / BLOCKS, ignore_errors=True)
 
 

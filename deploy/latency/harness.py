@@ -41,12 +41,16 @@ DEFAULT_GATE = LoadGate()
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine to measure: the folder of its `engine.json`, and the function `module:name` that loads it."""
+    """An engine to measure: the folder of its `engine.json`, and the function `module:name` that loads it.
+
+    `input_file`: what this one is run on where it takes another input than the others, such as one channel.
+    """
 
     name: str
     folder: Path
     loader: str = DEFAULT_LOADER
     build_ms: float | None = None
+    input_file: Path | None = None
 
 
 @dataclass
@@ -54,6 +58,7 @@ class _Subject:
     """A candidate with its live worker and what it has given so far."""
 
     candidate: Candidate
+    shape: tuple[int, ...]
     worker: WorkerProcess
     loaded: LoadReply
     first_ns: int
@@ -86,13 +91,14 @@ def measure(
     timeout_seconds: float = 300.0,
     energy_seconds: float | None = None,
 ) -> ComparisonResult:
-    """Measure `candidates` side by side on one input and return their distributions.
+    """Measure `candidates` side by side on one input, or each on its own, and return their distributions.
 
-    The input is `input_file` (.npy, float32 [N, C, H, W]) or uniform noise in [0, 1) of `input_shape`. Each round runs
-    one block of about `block_seconds` of every engine, in an order drawn anew from `seed`. Rounds go on until every
-    engine has `min_seconds` of timed runs and `min_samples` samples (None: what the highest percentile needs), or the
-    rounds have lasted `max_seconds`. `timeout_seconds` limits each answer of a worker. `energy_seconds`: how long
-    each engine is run once more, after the rounds, to measure what it takes from the power rails.
+    The input is `input_file` (.npy, float32 [N, C, H, W]) or uniform noise in [0, 1) of `input_shape`, for those that
+    name no file of their own. Each round runs one block of about `block_seconds` of every engine, in an order drawn
+    anew from `seed`. Rounds go on until every engine has `min_seconds` of timed runs and `min_samples` samples (None:
+    what the highest percentile needs), or the rounds have lasted `max_seconds`. `timeout_seconds` limits each answer of
+    a worker. `energy_seconds`: how long each engine is run once more, after the rounds, to measure what it takes from
+    the power rails.
 
     Raises UsageError for a request that makes no sense or for energy that this machine does not tell, DeviceError for a
     worker that dies or hangs, VerificationError for an engine that raises. No worker survives this call, however it
@@ -104,7 +110,7 @@ def measure(
     environment = Environment.record()
     with tempfile.TemporaryDirectory(prefix="bitwright-latency-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        source, shape = _prepare_input(input_shape, input_file, seed, folder)
+        given = [_input_of(c, input_shape, input_file, seed, folder) for c in candidates]
         foreign_before, waited = wait_for_quiet(gate.max_foreign_cores, gate.wait_seconds, gate.window_seconds)
         subjects: list[_Subject] = []
         for index, candidate in enumerate(track(candidates, "loading and warming up engines")):
@@ -117,7 +123,7 @@ def measure(
                     timeout_seconds=timeout_seconds,
                 )
             )
-            subject = _load(candidate, worker, source, threads, warm_up, timeout_seconds)
+            subject = _load(candidate, worker, given[index], threads, warm_up, timeout_seconds)
             subject.samples.size_blocks(subject.warm.wall_ns, block_seconds)
             subjects.append(subject)
         pids = [subject.worker.pid for subject in subjects]
@@ -142,7 +148,7 @@ def measure(
             energy = Energy.model_validate(energy_pass(rails, untimed, energy_seconds))
         noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, heat_before, heat_after)
         measurements = tuple(
-            _finish(subject, shape, threads, tuple(percentiles), noise, environment.fingerprint) for subject in subjects
+            _finish(subject, threads, tuple(percentiles), noise, environment.fingerprint) for subject in subjects
         )
         return ComparisonResult(
             measurements=measurements,
@@ -184,10 +190,19 @@ def _check(
             raise UsageError(f"affinity {list(affinity)} is not among the cores usable here: {sorted(allowed)}")
 
 
+def _input_of(
+    candidate: Candidate, shape: Sequence[int] | None, file: Path | None, seed: int, folder: Path
+) -> tuple[Path, tuple[int, ...]]:
+    """The .npy file that a candidate's worker reads, and its shape."""
+    if candidate.input_file is not None:
+        return _prepare_input(None, candidate.input_file, seed, folder)
+    return _prepare_input(shape, file, seed, folder)
+
+
 def _prepare_input(
     shape: Sequence[int] | None, file: Path | None, seed: int, folder: Path
 ) -> tuple[Path, tuple[int, ...]]:
-    """The .npy file that every worker reads, and its shape."""
+    """The .npy file of an input, and its shape."""
     if (shape is None) == (file is None):
         raise UsageError("give either an input shape or an input file")
     if file is not None:
@@ -209,23 +224,22 @@ def _prepare_input(
 def _load(
     candidate: Candidate,
     worker: WorkerProcess,
-    source: Path,
+    given: tuple[Path, tuple[int, ...]],
     threads: int,
     warm_up: WarmUp,
     timeout_seconds: float,
 ) -> _Subject:
     command = LoadCommand(
-        loader=candidate.loader, folder=candidate.folder.resolve(), input_file=source, threads=threads
+        loader=candidate.loader, folder=candidate.folder.resolve(), input_file=given[0], threads=threads
     )
     loaded = worker.ask(command, LoadReply)
     first = worker.ask(RunCommand(count=1), RunReply)
     warm = worker.ask(WarmUpCommand(policy=warm_up), WarmUpReply, timeout_seconds + warm_up.max_seconds)
-    return _Subject(candidate, worker, loaded, first.wall_ns[0], warm, Samples(candidate.name))
+    return _Subject(candidate, given[1], worker, loaded, first.wall_ns[0], warm, Samples(candidate.name))
 
 
 def _finish(
     subject: _Subject,
-    shape: tuple[int, ...],
     threads: int,
     percentiles: tuple[float, ...],
     noise: tuple[Noise, ...],
@@ -235,7 +249,7 @@ def _finish(
     return measurement_of(
         subject.samples,
         spec=info.spec,
-        input_shape=shape,
+        input_shape=subject.shape,
         output_shape=info.output_shape,
         threads=threads,
         affinity=info.affinity,

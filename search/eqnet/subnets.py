@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
-from compress.bias_correction import correct_biases
+from compress.bias_correction import correct_biases, output_means
 from compress.compressed import CompressedModel
+from compress.graph import layer_nodes
 from search.eqnet.export import Target, export
 from search.eqnet.norms import Calibrator
 from search.eqnet.space import Configuration
@@ -42,5 +45,11 @@ class Subnets:
         some = self.inputs[:CORRECTED_ON]
         model = export(self.supernet, configuration, target, self.calibrator.choose(configuration), some)
         if not self.supernet.has_norms:
-            correct_biases(model, some, self.supernet.float_graph())
+            correct_biases(model, some, expected=self._float_means)
         return model
+
+    @cached_property
+    def _float_means(self) -> dict[str, Tensor]:
+        """What biases are corrected to: the mean output of each layer of the float network."""
+        graph = self.supernet.float_graph()
+        return output_means(graph, self.inputs[:CORRECTED_ON], {node.name for _, node in layer_nodes(graph)})

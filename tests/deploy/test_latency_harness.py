@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,15 @@ def test_a_request_that_makes_no_sense_is_refused_before_a_worker_starts(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         quick([spin(tmp_path, "engine", 1.0)], **options)
+
+
+def test_an_engine_may_have_an_input_of_its_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "colour.npy", np.zeros((1, 3, 5, 7), np.float32))
+    grey, colour = spin(tmp_path, "grey", 0.5), spin(tmp_path, "colour", 0.5)
+    found = quick([grey, replace(colour, input_file=tmp_path / "colour.npy")])
+    assert {m.name: (m.input_shape, m.output_shape) for m in found.measurements} == {
+        "grey": (SHAPE, SHAPE), "colour": ((1, 3, 5, 7), (1, 3, 5, 7)),
+    }  # fmt: skip
 
 
 def test_two_engines_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -21,9 +22,13 @@ from torch.utils.data import DataLoader, Subset
 
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
+from workloads.architecture import Network
+from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.models.plain import PlainSR, PlainSRConfig
 from workloads.super_resolution.task import SuperResolution
 from workloads.super_resolution.training_data import PatchDataset
+
+Net = TypeVar("Net", bound=Network)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,20 @@ def train(recipe: Recipe, folders: list[Path], out: Path, workers: int = 0) -> P
     """Train, resume if a checkpoint lies beside `out`, write `out` (safetensors) and return the averaged network."""
     torch.manual_seed(recipe.seed)
     network = PlainSR(PlainSRConfig(recipe.scale, recipe.width, recipe.depth))
+    average = fit(network, recipe, folders, out.with_suffix(".train.pt"), workers)
+    metadata = {"architecture": "plain", "recipe": repr(asdict(recipe))}
+    with atomic_path(out) as temporary:
+        save_file({k: v.contiguous() for k, v in average.state_dict().items()}, temporary, metadata=metadata)
+    return average
+
+
+def fit(network: Net, recipe: Recipe, folders: list[Path], checkpoint: Path, workers: int = 0) -> Net:
+    """Train any network of ours as the recipe trains its own, and return the averaged one.
+
+    The state at `checkpoint`, if there is one, is gone on from.
+    """
     average = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
-    checkpoint = out.with_suffix(".train.pt")
     start = 0
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
@@ -65,8 +81,10 @@ def train(recipe: Recipe, folders: list[Path], out: Path, workers: int = 0) -> P
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = int(state["step"])
-    task = SuperResolution(network.io)
-    data = PatchDataset(folders, network.io, recipe.patch, recipe.steps * recipe.batch, recipe.seed)
+    io = network.io
+    assert isinstance(io, SRFormat)
+    task = SuperResolution(io)
+    data = PatchDataset(folders, io, recipe.patch, recipe.steps * recipe.batch, recipe.seed)
     rest = Subset(data, range(start * recipe.batch, len(data)))
     running, began = 0.0, time.monotonic()
     for step, (lr, hr) in enumerate(DataLoader(rest, recipe.batch, num_workers=workers), start):
@@ -97,9 +115,6 @@ def train(recipe: Recipe, folders: list[Path], out: Path, workers: int = 0) -> P
             left = pace * (recipe.steps - step - 1) / 60
             note(f"step {step + 1}/{recipe.steps}  L1 {running / recipe.save_every:.5f}  {left:.0f} min left")
             running = 0.0
-    metadata = {"architecture": "plain", "recipe": repr(asdict(recipe))}
-    with atomic_path(out) as temporary:
-        save_file({k: v.contiguous() for k, v in average.state_dict().items()}, temporary, metadata=metadata)
     return average.eval()
 
 

@@ -79,6 +79,11 @@ def work_left(runtime: str, op: Op, dtype: DType, n: int, m: int, *, features: t
     return min(found, default=1.0)
 
 
+def reads_groups(runtime: str) -> bool:
+    """Whether any kernel of a runtime reads the groups of N:M; elsewhere their length is a matter of storage."""
+    return any(entry.runtime == runtime for entry in support_table().entries)
+
+
 def why_size_only(runtime: str) -> str:
     """What is known of a runtime that gains nothing, in words."""
     notes = [entry.note for entry in support_table().size_only if entry.runtime == runtime]

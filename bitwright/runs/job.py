@@ -26,6 +26,7 @@ from compress.preparation import prepare
 from compress.sparsity import Decision, decide
 from deploy.engine import Runtime
 from hw_profiles import DeviceProfile, installed_runtimes, load_profile
+from hw_profiles.sparsity_support import reads_groups
 from search.layer_sensitivity import Evaluate, evaluator
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
@@ -142,7 +143,11 @@ class Job:
         if self.request.sparsity is None:
             return {}
         asked = "2:4" if self.request.sparsity in AUTO else self.request.sparsity
-        decisions = decide(self.graph, self.table, Sparsity.parse(asked))
+        pattern = Sparsity.parse(asked)
+        # Groups may be short where channels are filled up to a multiple of M, and where nothing reads groups.
+        multiple = self.profile.channel_multiple("int8")
+        fill = not reads_groups(self.runtime.value) or (multiple is not None and multiple % pattern.m == 0)
+        decisions = decide(self.graph, self.table, pattern, fill=fill and self.request.sparsity not in AUTO)
         for row in self.table.rows:
             rule = integer_rule(self.profile, row.op, self.runtime)
             if rule is not None and not _zero_is_zero(layer_plan(rule)):

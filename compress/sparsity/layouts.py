@@ -2,6 +2,8 @@
 
 Canonical view: a matrix of rows x C, one row for each output channel and kernel position, C the input channels of one
 channel group; group index = column // M. Kernel positions are never flattened into the groups: no hardware reads that.
+Where M does not divide C, the last group of each row is short: it keeps at most N of the channels that it has, which is
+what a runtime sees that fills channels up with zeros.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bitwright.foundation.errors import UsageError
 
@@ -72,6 +75,13 @@ class WeightLayout:
         dims = {LayerKind.LINEAR: (2, 2), LayerKind.CONV: (3, 5), LayerKind.CONV_TRANSPOSE: (3, 5)}[self.kind]
         if not dims[0] <= len(shape) <= dims[1] or shape[0] % self.groups:
             raise UsageError(f"a weight of shape {list(shape)} is not one of a {self.kind} with {self.groups} group(s)")
+
+
+def groups_of(rows: Tensor, m: int, fill: float = 0.0) -> Tensor:
+    """Groups of `m` columns of canonical rows [rows, C], [rows * ceil(C / m), m]; short ones are filled up."""
+    short = -rows.shape[1] % m
+    whole = functional.pad(rows, (0, short), value=fill) if short else rows
+    return whole.reshape(-1, m)
 
 
 def split_dim(values: Tensor, dim: int, size: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.nm_pattern import Sparsity
-from compress.sparsity.layouts import Axis, WeightLayout
+from compress.sparsity.layouts import Axis, WeightLayout, groups_of
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,15 @@ class Legality:
     pattern: Sparsity
     worst: int
     zeros: float
-    divides: bool = True
 
     @property
     def holds(self) -> bool:
         """Whether every group keeps the pattern."""
-        return self.divides and self.worst <= self.pattern.n
+        return self.worst <= self.pattern.n
 
     @property
     def reason(self) -> str:
         """What is wrong, in words; empty where nothing is."""
-        if not self.divides:
-            return f"its channels are not divided by groups of {self.pattern.m}"
         if self.holds:
             return ""
         return f"a group has {self.worst} values other than zero; {self.pattern} allows {self.pattern.n}"
@@ -39,7 +36,5 @@ def check(weight: Tensor, pattern: Sparsity, layout: WeightLayout, axis: Axis = 
     """Count the values other than zero in each group of `weight`; integers must have their zero point at 0."""
     rows = layout.rows(weight, axis) != 0
     zeros = 1.0 - int(torch.count_nonzero(rows)) / max(1, rows.numel())
-    if rows.shape[1] % pattern.m:
-        return Legality(pattern, pattern.m, zeros, divides=False)
-    counts = rows.reshape(-1, pattern.m).sum(1)
+    counts = groups_of(rows, pattern.m).sum(1)
     return Legality(pattern, int(counts.max()) if len(counts) else 0, zeros)

@@ -26,7 +26,7 @@ def solve(target: Tensor, hessian: Tensor, pattern: Sparsity, channels: int) -> 
     order = torch.cat([order, torch.arange(taps * channels, len(hessian))])
     h, t = hessian[order][:, order], target[:, order]
     free = torch.linalg.solve(h, t.T).T
-    mask = greedy_mask(free, h, pattern, taps * channels)
+    mask = greedy_mask(free, h, pattern, channels, taps)
     kept = torch.cat([mask, mask.new_ones(len(mask), extra)], 1)
     found = conjugate_gradients(h, t, kept)
     result = torch.empty_like(found)
@@ -34,16 +34,20 @@ def solve(target: Tensor, hessian: Tensor, pattern: Sparsity, channels: int) -> 
     return result
 
 
-def greedy_mask(weight: Tensor, hessian: Tensor, pattern: Sparsity, columns: int) -> Tensor:
-    """Which of the first `columns` are kept, [rows, columns]; `weight` [rows, K] is at the least squares."""
+def greedy_mask(weight: Tensor, hessian: Tensor, pattern: Sparsity, channels: int, taps: int) -> Tensor:
+    """Which of the first taps x channels columns are kept, [rows, columns]; `weight` [rows, K]: the least squares.
+
+    Groups lie along the channels of a tap; the last one of each may be short.
+    """
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
     left, masks = weight.clone(), []
-    for start in range(0, columns, pattern.m):
-        group = slice(start, start + pattern.m)
-        scores = left[:, group].square() / upper.diagonal()[group].square()
-        keep = keep_largest(scores.T, pattern.n).T
+    places = [(tap * channels, channel) for tap in range(taps) for channel in range(0, channels, pattern.m)]
+    for first, channel in places:
+        start, end = first + channel, first + min(channel + pattern.m, channels)
+        scores = left[:, start:end].square() / upper.diagonal()[start:end].square()
+        keep = keep_largest(scores.T, min(pattern.n, end - start)).T
         masks.append(keep)
-        for at, column in enumerate(range(start, start + pattern.m)):
+        for at, column in enumerate(range(start, end)):
             lost = torch.where(keep[:, at], 0.0, left[:, column]) / upper[column, column]
             left[:, column:] -= lost[:, None] * upper[column, column:]
     return torch.cat(masks, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,31 +24,39 @@ class Scored:
     axis: Axis = Axis.INPUT
 
     def grouped(self, m: int) -> Tensor:
-        """The scores in float32 with the members of a group along dimension 0, [M, groups]."""
+        """The scores in float32 with the members of a group along dimension 0, [M, groups].
+
+        What is missing in the last group of a row is minus infinity: a group never reaches into the next row or kernel
+        position. UsageError for fewer channels than M.
+        """
         shape = tuple(self.scores.shape)
         length = self.layout.length(shape, self.axis)
-        if length % m:
-            # Reshaping would let groups straddle rows and kernel positions: a mask that no hardware reads.
-            raise UsageError(
-                f"{length} channels are not divided by groups of {m}; choose a pattern that fits the layer"
-            )
+        if length < m:
+            raise UsageError(f"{length} channels are fewer than a group of {m}; choose a pattern that fits the layer")
         dim = self.layout.dim(self.axis)
-        split = split_dim(self.scores.detach().to(torch.float32), dim, m)
-        result: Tensor = split.movedim(dim + 1, 0).reshape(m, -1)
+        parts = split_dim(self.scores.detach().to(torch.float32), dim, length)
+        if short := -length % m:
+            missing = parts.new_full((), -math.inf).expand(*parts.shape[: dim + 1], short, *parts.shape[dim + 2 :])
+            parts = torch.cat([parts, missing], dim + 1)
+        split = split_dim(parts, dim + 1, m)
+        result: Tensor = split.movedim(dim + 2, 0).reshape(m, -1)
         return result
 
     def ungrouped(self, grouped: Tensor) -> Tensor:
         """The inverse of `grouped`, for the mask: contiguous, in the weight's shape."""
         dim, shape, m = self.layout.dim(self.axis), self.scores.shape, grouped.shape[0]
-        split = [*shape[:dim], shape[dim] // m, *shape[dim + 1 :]]
-        result: Tensor = grouped.reshape(m, *split).movedim(0, dim + 1).reshape(shape).contiguous()
+        length = self.layout.length(tuple(shape), self.axis)
+        count = -(-length // m)
+        split = [*shape[:dim], shape[dim] // length, count, *shape[dim + 1 :]]
+        whole = grouped.reshape(m, *split).movedim(0, dim + 2).flatten(dim + 1, dim + 2)
+        result: Tensor = whole.narrow(dim + 1, 0, length).reshape(shape).contiguous()
         return result
 
 
 def nm_mask(scores: Tensor, pattern: Sparsity, layout: WeightLayout, axis: Axis = Axis.INPUT) -> Tensor:
     """The bool mask of one layer, in its weight's shape: true for what is kept, exactly N in each group.
 
-    UsageError where M does not divide the channels, or a score is NaN.
+    UsageError where there are fewer channels than M, or a score is NaN.
     """
     return nm_masks({"": Scored(scores, layout, axis)}, pattern)[""]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
 from compress.nm_pattern import Sparsity
-from compress.sparsity.layouts import WeightLayout
+from compress.sparsity.layouts import WeightLayout, groups_of
 from compress.sparsity.legality import check
 from compress.sparsity.storage import Layout, cheapest, index_bits
 
@@ -24,7 +24,8 @@ class Packed:
     """`values`: [groups * N] in the weight's type; `index`: uint8, the places of all groups as one stream of bits.
 
     Groups go through the canonical rows one after another; within a group kept channels ascend. Bits are written lowest
-    first. A group with fewer values than N keeps zeros too, at its lowest free channels.
+    first. A group with fewer values than N keeps zeros too, at its lowest free channels; a short last group is filled
+    up with zeros.
     """
 
     values: Tensor
@@ -52,7 +53,7 @@ def pack(weight: Tensor, pattern: Sparsity, weight_layout: WeightLayout, layout:
     bits = 8 * weight.element_size()
     layout = layout or cheapest(pattern, bits)
     width = index_bits(pattern, layout, bits)
-    rows = weight_layout.rows(weight.detach()).reshape(-1, pattern.m)
+    rows = groups_of(weight_layout.rows(weight.detach()), pattern.m)
     # The values other than zero first, then zeros; both by channel.
     order = torch.sort((rows == 0).to(torch.uint8), dim=1, stable=True).indices[:, : pattern.n].sort(dim=1).values
     values = rows.gather(1, order).reshape(-1).contiguous()
@@ -62,13 +63,15 @@ def pack(weight: Tensor, pattern: Sparsity, weight_layout: WeightLayout, layout:
 
 def unpack(packed: Packed) -> Tensor:
     """The weight, bit for bit."""
-    groups = math.prod(packed.shape) // packed.pattern.m
+    length = packed.weight_layout.length(packed.shape)
+    per_row = -(-length // packed.pattern.m)
+    groups = math.prod(packed.shape) // length * per_row
     width = index_bits(packed.pattern, packed.layout, 8 * packed.values.element_size())
     places = torch.from_numpy(_read(packed.index.numpy(), groups, packed.pattern, packed.layout, width))
     rows = torch.zeros(groups, packed.pattern.m, dtype=packed.values.dtype)
     rows.scatter_(1, places, packed.values.reshape(groups, packed.pattern.n))
-    length = packed.weight_layout.length(packed.shape)
-    return packed.weight_layout.from_rows(rows.reshape(-1, length), packed.shape).contiguous()
+    whole = rows.reshape(-1, per_row * packed.pattern.m)[:, :length]
+    return packed.weight_layout.from_rows(whole, packed.shape).contiguous()
 
 
 def _written(places: Places, pattern: Sparsity, layout: Layout, width: int) -> NDArray[np.uint8]:

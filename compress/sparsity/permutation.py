@@ -15,6 +15,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional
 
 from bitwright.foundation.progress import track
 from compress.channel_groups import channel_groups
@@ -52,7 +53,7 @@ class Permuted:
 
 @dataclass
 class _Consumer:
-    """A weight's canonical rows of |w| as they lie now, and the channel id at each column."""
+    """A weight's canonical rows of |w| as they lie now, short groups filled up, and the columns of each channel id."""
 
     rows: Tensor
     pattern: Sparsity
@@ -127,8 +128,9 @@ def _consumers(graph: fx.GraphModule, sparse: Sparse, ids: dict[str, Tensor]) ->
         if name in sparse and name not in found and isinstance(source, fx.Node) and source.name in ids:
             pattern, layout = sparse[name]
             if layout.groups == 1:
-                rows = layout.rows(tensor(graph, name).detach().abs()).clone()
-                found[name] = _Consumer(rows, pattern, _places(ids[source.name]))
+                rows = layout.rows(tensor(graph, name).detach().abs())
+                whole = functional.pad(rows, (0, -rows.shape[1] % pattern.m)).clone()
+                found[name] = _Consumer(whole, pattern, _places(ids[source.name]))
     return list(found.values())
 
 

@@ -49,8 +49,8 @@ class SparseLayer:
         weight = module.weight
         assert isinstance(weight, Tensor)
         self.channels = layout.length(tuple(weight.shape))
-        if self.channels % pattern.m:
-            raise UsageError(f"layer {name!r}: {self.channels} input channels are not divided by groups of {pattern.m}")
+        if self.channels < pattern.m:
+            raise UsageError(f"layer {name!r}: {self.channels} input channels are fewer than a group of {pattern.m}")
         self.sparse = SparseWeight(weight)
         parametrize.register_parametrization(module, "weight", self.sparse)
         self.flips = self.entries = torch.zeros((), dtype=torch.int64)

@@ -67,6 +67,14 @@ def test_a_pattern_that_does_not_fit_is_halved_and_said_so() -> None:
     assert "8 input channels are not divided by groups of 16" in strict["grouped"].reason
 
 
+def test_where_channels_are_filled_up_the_last_group_is_short() -> None:
+    found = decisions("2:4", fill=True)
+    assert str(found["seven"].pattern) == "2:4"
+    assert found["seven"].warning == "the last of its groups of 4 has 1 channels: there are 25"
+    assert found["odd"].warning == ""
+    assert found["stem"].pattern is None, "three channels are no group of four"
+
+
 def test_single_group_rows_warn_and_requests_keep_layers_dense() -> None:
     found = decisions("1:32", dense=["body#2"])
     assert found["body"].pattern is None

@@ -26,7 +26,9 @@ from compress.sparsity import (
     nm_masks,
     transposable_mask,
 )
+from compress.sparsity.legality import check
 from compress.sparsity.masks import keep_largest
+from compress.sparsity.packing import pack, unpack
 from compress.sparsity.selection import nth_largest
 from compress.sparsity.transposable import tiles
 
@@ -137,14 +139,41 @@ def test_nan_is_an_error_that_names_the_layer() -> None:
             nm_masks({"body.1": Scored(torch.ones(2, 8), LINEAR), "body.2": Scored(broken, LINEAR)}, pattern)
 
 
-def test_channels_that_m_does_not_divide_are_refused_and_never_reshaped() -> None:
+def test_groups_never_reach_into_the_next_row() -> None:
     """Trap: a 3-channel stem of 8 filters holds a multiple of 8 weights, and a plain reshape groups across filters."""
     stem = torch.rand(8, 3, 3, 3)
     assert stem.numel() % 8 == 0
-    with pytest.raises(UsageError, match="3 channels are not divided by groups of 8"):
+    with pytest.raises(UsageError, match="3 channels are fewer than a group of 8"):
         nm_mask(stem, Sparsity(n=1, m=8), CONV)
-    with pytest.raises(UsageError, match="6 channels"):
-        nm_mask(torch.rand(2, 12, 1, 1).reshape(4, 6, 1, 1), Sparsity(n=2, m=4), WeightLayout(LayerKind.CONV, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((5, 10), LINEAR),
+        ((4, 6, 3, 2), CONV),
+        ((4, 6, 1, 1), WeightLayout(LayerKind.CONV, 2)),
+        ((12, 3, 2, 2), WeightLayout(LayerKind.CONV_TRANSPOSE, 2)),
+    ],
+)
+@pytest.mark.parametrize("text", ["2:4", "1:4", "3:4"])
+def test_the_last_group_of_a_row_may_be_short(shape: tuple[int, ...], layout: WeightLayout, text: str) -> None:
+    """It keeps at most N of what it has, by the same order; so does a row that is filled up with zeros."""
+    torch.manual_seed(4)
+    scores, pattern = torch.rand(shape), Sparsity.parse(text)
+    mask = nm_mask(scores, pattern, layout)
+    assert mask.shape == scores.shape
+    rows, kept = layout.rows(scores), layout.rows(mask)
+    assert rows.shape[1] % pattern.m
+    for values, own in zip(rows, kept, strict=True):
+        for start in range(0, len(values), pattern.m):
+            group = values[start : start + pattern.m]
+            best = group.topk(min(pattern.n, len(group))).indices
+            assert set(own[start : start + pattern.m].nonzero().flatten().tolist()) == set(best.tolist())
+    pruned = scores * mask
+    assert check(pruned, pattern, layout).holds
+    assert torch.equal(unpack(pack(pruned, pattern, layout)), pruned)
+    assert not check(scores, pattern, layout).holds
 
 
 def test_masks_of_many_layers_are_those_of_each() -> None:

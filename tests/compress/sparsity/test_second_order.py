@@ -14,6 +14,7 @@ from compress.layer_table import LayerTable
 from compress.nm_pattern import Sparsity
 from compress.preparation import prepare
 from compress.sparsity.eligibility import decide
+from compress.sparsity.layouts import LayerKind, WeightLayout
 from compress.sparsity.legality import check
 from compress.sparsity.masked_least_squares import conjugate_gradients, solve
 from compress.sparsity.one_shot import pruned, sparse_weights
@@ -83,6 +84,18 @@ def test_a_layer_makes_up_for_what_was_lost_before_it() -> None:
     for name in graph.state_dict():
         changed = name in {first, first.replace("weight", "bias")}
         assert changed != torch.equal(tensor(alone, name), tensor(graph, name)), name
+
+
+def test_short_groups_are_solved_too() -> None:
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(31, 300, generator=draw, dtype=torch.float64)
+    hessian, weight = x @ x.T, torch.randn(6, 31, generator=draw, dtype=torch.float64)
+    # Ten channels at three kernel positions, and a bias behind them.
+    found = solve(weight @ hessian, hessian, Sparsity.parse("2:4"), 10)
+    assert bool((found[:, 30] != 0).all())
+    assert check(found[:, :30].reshape(6, 10, 3, 1), Sparsity.parse("2:4"), WeightLayout(LayerKind.CONV)).holds
+    by_position = (found[:, :30].reshape(6, 10, 3) != 0).sum(1)
+    assert bool((by_position == 6).all()), "two of four, two of four, and both of the last two"
 
 
 def test_conjugate_gradients_are_the_least_squares_of_the_kept_weights() -> None:

@@ -10,15 +10,14 @@ the bias are then solved for together, by conjugate gradients in each row at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 
 from bitwright.foundation.progress import track
-from compress.graph import aten, bias_name, clone, is_layer, set_tensor, tensor, weight_name
+from compress.graph import bias_name, clone, is_layer, set_tensor, tensor, weight_name
+from compress.input_patches import patches
 from compress.nm_pattern import Sparsity
 from compress.sparsity.layouts import LayerKind, WeightLayout
 from compress.sparsity.masked_least_squares import solve
@@ -127,7 +126,10 @@ def _solved(
     dense, sparse = (_spread(value, POSITIONS // per_sample) for value in (dense, sparse))
     found, biases = [], []
     for group in range(layout.groups):
-        parts = (_columns(node, weight.shape[2:], value, layout.groups, group) for value in _chunks(dense, sparse))
+        parts = (
+            torch.stack([patches(node, weight, x, layout.groups, group) for x in pair])
+            for pair in _chunks(dense, sparse)
+        )
         hessian, cross = _moments(parts, bias is not None)
         aim = rows[group]
         if bias is not None:
@@ -143,27 +145,9 @@ def _solved(
     return made, torch.cat(biases).flatten().to(weight.dtype)
 
 
-def _chunks(dense: Tensor, sparse: Tensor) -> Iterable[Tensor]:
-    """Both networks' inputs of a few samples at a time, [2, samples, ...]."""
-    for first, second in zip(torch.split(dense, _CHUNK), torch.split(sparse, _CHUNK), strict=True):
-        yield torch.stack([first, second])
-
-
-def _columns(node: fx.Node, kernel: Sequence[int], pair: Tensor, groups: int, group: int) -> Tensor:
-    """What the products of a layer sum over, [2, K, positions], of one channel group; K in the order of the weight."""
-    if node.target is aten.linear.default:
-        return pair.reshape(2, -1, pair.shape[-1]).transpose(1, 2)
-    given: dict[int, Any] = dict(enumerate(node.args))
-    stride, padding, dilation = given.get(3, 1), given.get(4, 0), given.get(5, 1)
-    channels = pair.shape[2] // groups
-    x = pair[:, :, group * channels : (group + 1) * channels].flatten(0, 1)
-    if isinstance(padding, str):
-        spread = dilation if isinstance(dilation, (list, tuple)) else [dilation] * 2
-        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(spread, kernel, strict=True)]
-        x = functional.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2))
-        padding = 0
-    flat = functional.unfold(x, tuple(kernel), dilation, padding, stride)
-    return flat.reshape(2, -1, *flat.shape[1:]).transpose(1, 2).flatten(2)
+def _chunks(dense: Tensor, sparse: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """Both networks' inputs of a few samples at a time."""
+    return zip(torch.split(dense, _CHUNK), torch.split(sparse, _CHUNK), strict=True)
 
 
 def _moments(parts: Iterable[Tensor], constant: bool) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from compress.bias_correction import correct_biases, output_means
 from compress.compressed import CompressedModel
-from compress.graph import layer_nodes
+from compress.graph import layer_nodes, weight_name
+from compress.second_order_rounding import Factors, factors, round_weights
 from search.eqnet.export import Target, export
 from search.eqnet.norms import Calibrator
 from search.eqnet.space import Configuration
@@ -32,7 +33,9 @@ class Subnets:
     def quality(self, configuration: Configuration) -> float:
         """True quality of a subnet, in the metric's unit.
 
-        Without norms to calibrate, it is that of the exported network with corrected biases.
+        Without norms to calibrate, it is that of the exported network: weights rounded by the damage to each layer's
+        output, biases corrected. Rounded to nearest, the filters of a narrow network lose so much of their gain, by
+        chance, that neighbouring widths differ by 1 dB either way.
         """
         if not self.supernet.has_norms:
             return self.evaluate(self.export(configuration, Target("subnet")).simulate())
@@ -45,11 +48,22 @@ class Subnets:
         some = self.inputs[:CORRECTED_ON]
         model = export(self.supernet, configuration, target, self.calibrator.choose(configuration), some)
         if not self.supernet.has_norms:
+            round_weights(model, self._float_graph, self._factors)
             correct_biases(model, some, expected=self._float_means)
         return model
 
     @cached_property
+    def _float_graph(self) -> fx.GraphModule:
+        return self.supernet.float_graph()
+
+    @cached_property
+    def _factors(self) -> Factors:
+        """What weights are rounded by."""
+        names = {weight_name(node) for _, node in layer_nodes(self._float_graph)}
+        return factors(self._float_graph, self.inputs[:CORRECTED_ON], names)
+
+    @cached_property
     def _float_means(self) -> dict[str, Tensor]:
         """What biases are corrected to: the mean output of each layer of the float network."""
-        graph = self.supernet.float_graph()
-        return output_means(graph, self.inputs[:CORRECTED_ON], {node.name for _, node in layer_nodes(graph)})
+        wanted = {node.name for _, node in layer_nodes(self._float_graph)}
+        return output_means(self._float_graph, self.inputs[:CORRECTED_ON], wanted)

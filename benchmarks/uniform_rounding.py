@@ -12,14 +12,15 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.preparation import prepare
 from compress.quantizers import A8, W8
 from compress.ranges import RangeMethod, set_ranges
+from compress.second_order_rounding import factors, round_weights
 from compress.statistics import collect
 from workloads.workload import LoadedModel
 
 
-def rounded(loaded: LoadedModel, inputs: Tensor, bits: int) -> CompressedModel:
+def rounded(loaded: LoadedModel, inputs: Tensor, bits: int, *, by_damage: bool = False) -> CompressedModel:
     """The network by nearest rounding, with ranges and biases from `inputs`, [N, C, H, W].
 
-    The first and the last layer keep 8 bits.
+    The first and the last layer keep 8 bits. `by_damage`: weights are rounded by the damage to each layer's output.
     """
     graph = prepare(capture(loaded.module, loaded.workload.example_input(*inputs.shape[2:])))
     names = [name for name, _ in layer_nodes(graph)]
@@ -35,5 +36,7 @@ def rounded(loaded: LoadedModel, inputs: Tensor, bits: int) -> CompressedModel:
     )  # fmt: skip
     seen = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
     model = set_ranges(graph, plan, seen, RangeMethod.MSE, RangeMethod.MSE)
+    if by_damage:
+        round_weights(model, graph, factors(graph, inputs, set(model.weights)))
     correct_biases(model, inputs)
     return model

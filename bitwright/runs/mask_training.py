@@ -10,7 +10,7 @@ from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note
 from bitwright.report.pruned import MaskTrainingResult
 from bitwright.runs.job import DENSE, SPARSE, Job
-from bitwright.runs.recovery import STRETCHED, settings_for
+from bitwright.runs.recovery import settings_for
 from compress.graph import load_graph
 from compress.nm_pattern import Sparsity
 from compress.recovery.mask_settings import MaskSettings
@@ -69,7 +69,7 @@ def train(job: Job) -> TrainedMasks:
         dense,
         wanted,
         input_norms(dense, job.calibration, set(wanted)),
-        workload.training(job.request.data, settings.patch, job.request.seed, stretched=STRETCHED),
+        workload.training(job.request.data, settings.patch, job.request.seed, stretched=job.request.stretched),
         settings,
         masks,
         score=logit_agreement(dense, job.held_out) if isinstance(workload, Classification) else job.evaluate,

@@ -59,7 +59,9 @@ def measured(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     dense = workload.evaluate(graph, samples).mean
     rows = []
     for text in given.patterns:
-        patterns = {layer: found.pattern for layer, found in decide(graph, table, Sparsity.parse(text)).items()}
+        patterns = {
+            layer: found.pattern for layer, found in decide(graph, table, Sparsity.parse(text), fill=True).items()
+        }
         wanted = sparse_weights(graph, table, patterns)
         moved = permute(graph, wanted, example).graph
         began = time.monotonic()

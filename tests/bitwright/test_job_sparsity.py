@@ -158,10 +158,10 @@ def test_without_sparsity_nothing_is_pruned(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_network_that_cannot_be_pruned_is_told_why(data: Path, tmp_path: Path) -> None:
-    given = tiny_request(data, tmp_path, sparsity="1:7")
+    given = tiny_request(data, tmp_path, sparsity="1:11")
     with RunFolder.open(given) as run:
         job = Job.open(given, run)
-        with pytest.raises(UsageError, match="no layer of this network can be pruned to 1:7"):
+        with pytest.raises(UsageError, match="no layer of this network can be pruned to 1:11"):
             sparse(job)
 
 

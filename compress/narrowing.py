@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from bitwright.foundation.errors import UsageError
 from compress.channel_ties import positions, removable_classes, tied_channels
 from compress.graph import aten, bias_name, clone, is_layer, layer_nodes, rebuild, set_tensor, tensor, weight_name
+from compress.hessian import damping
 from compress.ranges import weight_axis
 from compress.statistics import observe
 
@@ -150,10 +151,7 @@ def _moments(graph: fx.GraphModule, inputs: Tensor, names: set[str]) -> dict[str
         sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + flat @ flat.T
 
     observe(graph, inputs, names, see, "seeing which channels tell each other")
-    return {
-        name: found + _RIDGE * found.diagonal().mean() * torch.eye(len(found), dtype=torch.float64)
-        for name, found in sums.items()
-    }
+    return {name: found + damping(found, _RIDGE) for name, found in sums.items()}
 
 
 def _least_missed(graph: fx.GraphModule, each: Class, readers: Mapping[str, list[fx.Node]],

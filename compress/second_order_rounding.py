@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, fx
 
 from compress.compressed import CompressedModel, QuantizedWeight
+from compress.equalization import layer_groups
 from compress.graph import aten, layer_nodes, tensor, weight_name
+from compress.hessian import damping, inverse_factor
 from compress.input_patches import patches
 from compress.statistics import observe
 
@@ -38,29 +40,13 @@ def factors(graph: fx.GraphModule, inputs: Tensor, weights: set[str]) -> Factors
     def see(name: str, value: Tensor) -> None:
         for node in readers[name]:
             weight = tensor(graph, weight_name(node))
-            count = groups_of(node)
+            count = layer_groups(node)
             parts = [patches(node, weight, value, count, group) for group in range(count)]
             found = torch.stack([(part @ part.T).double() for part in parts])
             sums[weight_name(node)] = sums.get(weight_name(node), torch.zeros(())) + found
 
     observe(graph, inputs, set(readers), see, "seeing how inputs of layers go together")
-    return {name: _factor(hessian) for name, hessian in sums.items()}
-
-
-def groups_of(layer: fx.Node) -> int:
-    """Channel groups of a convolution or linear layer."""
-    groups = layer.args[6] if layer.target is not aten.linear.default and len(layer.args) > 6 else 1
-    assert isinstance(groups, int)
-    return groups
-
-
-def _factor(hessian: Tensor) -> Tensor:
-    size = hessian.shape[-1]
-    # A channel that is always zero says nothing of its weights; its diagonal must not be zero.
-    mean = hessian.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    damped = hessian + DAMPING * mean[:, None, None] * torch.eye(size, dtype=torch.float64)
-    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
-    return upper
+    return {name: inverse_factor(found + damping(found, DAMPING)) for name, found in sums.items()}
 
 
 def round_weights(model: CompressedModel, graph: fx.GraphModule, known: Factors) -> None:

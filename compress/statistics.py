@@ -47,6 +47,8 @@ def observe(
     batch: int = 4,
 ) -> None:
     """Run `inputs` ([N, C, H, W]) through the graph in small batches and hand the wanted tensors to `see`."""
+    if not wanted:
+        return
     observer = _Observer(module, wanted, see)
     with torch.inference_mode():
         for part in track(list(torch.split(inputs, batch)), description):

@@ -94,8 +94,7 @@ class CompressRequest(BaseModel):
     )
     sparsity_method: SparsityMethod = Field(
         default="one_shot",
-        description="How masks are found: one_shot takes them at once, by the damage to each layer's output, and "
-        "solves anew for what is kept; the others train them, which needs --recover or --recover-minutes.",
+        description="How masks are found: one_shot takes them at once; the others need --recover or --recover-minutes.",
     )
     sparsity_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,

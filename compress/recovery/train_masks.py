@@ -65,11 +65,11 @@ def train_masks(dense: fx.GraphModule, wanted: Wanted, norms: Mapping[str, Tenso
     Scores are of networks under hard masks at all times.
     """
     path = None if folder is None else folder / STATE
-    first_weights = dense if start is None else start
-    fingerprint = _fingerprint(first_weights, wanted, settings, masks)
+    start = dense if start is None else start
+    fingerprint = _fingerprint(start, wanted, settings, masks)
 
     def trained(group: Processes) -> tuple[fx.GraphModule, Position, tuple[Row, ...]]:
-        student = held(first_weights, wanted)
+        student = held(start, wanted)
         # The total of a time budget is known only once the pace is.
         first = 0 if settings.steps is not None else PACE_STEPS
         training = SparseTraining(
@@ -83,7 +83,7 @@ def train_masks(dense: fx.GraphModule, wanted: Wanted, norms: Mapping[str, Tenso
         moving.finish()
         names = {held_name(name): name for name in wanted}
         rows = tuple((step, names[layer], values) for step, layer, values in moving.log.rows)
-        return released(first_weights, student.to("cpu"), wanted), position, rows
+        return released(start, student.to("cpu"), wanted), position, rows
 
     if group is not None:
         graph, position, rows = trained(group)

@@ -77,11 +77,10 @@ class WeightLayout:
             raise UsageError(f"a weight of shape {list(shape)} is not one of a {self.kind} with {self.groups} group(s)")
 
 
-def groups_of(rows: Tensor, m: int, fill: float = 0.0) -> Tensor:
-    """Groups of `m` columns of canonical rows [rows, C], [rows * ceil(C / m), m]; short ones are filled up."""
+def filled_up(rows: Tensor, m: int) -> Tensor:
+    """Canonical rows [rows, C] with zeros behind, so that `m` divides their length; themselves where it does."""
     short = -rows.shape[1] % m
-    whole = functional.pad(rows, (0, short), value=fill) if short else rows
-    return whole.reshape(-1, m)
+    return functional.pad(rows, (0, short)) if short else rows
 
 
 def split_dim(values: Tensor, dim: int, size: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.nm_pattern import Sparsity
-from compress.sparsity.layouts import Axis, WeightLayout, groups_of
+from compress.sparsity.layouts import Axis, WeightLayout, filled_up
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ def check(weight: Tensor, pattern: Sparsity, layout: WeightLayout, axis: Axis = 
     """Count the values other than zero in each group of `weight`; integers must have their zero point at 0."""
     rows = layout.rows(weight, axis) != 0
     zeros = 1.0 - int(torch.count_nonzero(rows)) / max(1, rows.numel())
-    counts = groups_of(rows, pattern.m).sum(1)
+    counts = filled_up(rows, pattern.m).reshape(-1, pattern.m).sum(1)
     return Legality(pattern, int(counts.max()) if len(counts) else 0, zeros)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compress.hessian import inverse_factor
 from compress.nm_pattern import Sparsity
 from compress.sparsity.masks import keep_largest
 
@@ -25,8 +26,8 @@ def solve(target: Tensor, hessian: Tensor, pattern: Sparsity, channels: int) -> 
     order = torch.arange(taps * channels).reshape(channels, taps).T.flatten()
     order = torch.cat([order, torch.arange(taps * channels, len(hessian))])
     h, t = hessian[order][:, order], target[:, order]
-    free = torch.linalg.solve(h, t.T).T
-    mask = greedy_mask(free, h, pattern, channels, taps)
+    upper = inverse_factor(h)
+    mask = greedy_mask(t @ upper.T @ upper, upper, pattern, channels, taps)
     kept = torch.cat([mask, mask.new_ones(len(mask), extra)], 1)
     found = conjugate_gradients(h, t, kept)
     result = torch.empty_like(found)
@@ -34,12 +35,12 @@ def solve(target: Tensor, hessian: Tensor, pattern: Sparsity, channels: int) -> 
     return result
 
 
-def greedy_mask(weight: Tensor, hessian: Tensor, pattern: Sparsity, channels: int, taps: int) -> Tensor:
+def greedy_mask(weight: Tensor, upper: Tensor, pattern: Sparsity, channels: int, taps: int) -> Tensor:
     """Which of the first taps x channels columns are kept, [rows, columns]; `weight` [rows, K]: the least squares.
 
-    Groups lie along the channels of a tap; the last one of each may be short.
+    `upper`: the `inverse_factor` of the Hessian. Groups lie along the channels of a tap; the last one of each may be
+    short.
     """
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
     left, masks = weight.clone(), []
     places = [(tap * channels, channel) for tap in range(taps) for channel in range(0, channels, pattern.m)]
     for first, channel in places:

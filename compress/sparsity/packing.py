@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
 from compress.nm_pattern import Sparsity
-from compress.sparsity.layouts import WeightLayout, groups_of
+from compress.sparsity.layouts import WeightLayout, filled_up
 from compress.sparsity.legality import check
 from compress.sparsity.storage import Layout, cheapest, index_bits
 
@@ -53,7 +53,7 @@ def pack(weight: Tensor, pattern: Sparsity, weight_layout: WeightLayout, layout:
     bits = 8 * weight.element_size()
     layout = layout or cheapest(pattern, bits)
     width = index_bits(pattern, layout, bits)
-    rows = groups_of(weight_layout.rows(weight.detach()), pattern.m)
+    rows = filled_up(weight_layout.rows(weight.detach()), pattern.m).reshape(-1, pattern.m)
     # The values other than zero first, then zeros; both by channel.
     order = torch.sort((rows == 0).to(torch.uint8), dim=1, stable=True).indices[:, : pattern.n].sort(dim=1).values
     values = rows.gather(1, order).reshape(-1).contiguous()

@@ -15,7 +15,6 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 
 from bitwright.foundation.progress import track
 from compress.channel_groups import channel_groups
@@ -24,7 +23,7 @@ from compress.graph import bias_name, clone, is_layer, layer_nodes, set_tensor, 
 from compress.nm_pattern import Sparsity
 from compress.ranges import weight_axis
 from compress.scaling_rules import PRODUCTS
-from compress.sparsity.layouts import WeightLayout
+from compress.sparsity.layouts import WeightLayout, filled_up
 
 TOLERANCE = 1e-5
 """Largest output difference, relative to the largest output, that a permutation may make."""
@@ -129,8 +128,7 @@ def _consumers(graph: fx.GraphModule, sparse: Sparse, ids: dict[str, Tensor]) ->
             pattern, layout = sparse[name]
             if layout.groups == 1:
                 rows = layout.rows(tensor(graph, name).detach().abs())
-                whole = functional.pad(rows, (0, -rows.shape[1] % pattern.m)).clone()
-                found[name] = _Consumer(whole, pattern, _places(ids[source.name]))
+                found[name] = _Consumer(filled_up(rows, pattern.m).clone(), pattern, _places(ids[source.name]))
     return list(found.values())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from bitwright.foundation.progress import track
 from compress.graph import bias_name, clone, is_layer, set_tensor, tensor, weight_name
+from compress.hessian import damping
 from compress.input_patches import patches
 from compress.nm_pattern import Sparsity
 from compress.sparsity.layouts import LayerKind, WeightLayout
@@ -157,6 +158,6 @@ def _moments(parts: Iterable[Tensor], constant: bool) -> tuple[Tensor, Tensor]:
         if constant:
             pair = torch.cat([pair, pair.new_ones(2, 1, pair.shape[2])], 1)
         hessian, cross = hessian + (pair[1] @ pair[1].T).double(), cross + (pair[0] @ pair[1].T).double()
-    damping = DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
+    added = damping(hessian, DAMPING)
     # Damped on both sides: the dense weights, not zero, are what the damping draws to.
-    return hessian + damping, cross + damping
+    return hessian + added, cross + added

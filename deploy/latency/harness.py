@@ -110,7 +110,7 @@ def measure(
     environment = Environment.record()
     with tempfile.TemporaryDirectory(prefix="bitwright-latency-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        given = [_input_of(c, input_shape, input_file, seed, folder) for c in candidates]
+        given = _inputs(candidates, input_shape, input_file, seed, folder)
         foreign_before, waited = wait_for_quiet(gate.max_foreign_cores, gate.wait_seconds, gate.window_seconds)
         subjects: list[_Subject] = []
         for index, candidate in enumerate(track(candidates, "loading and warming up engines")):
@@ -190,13 +190,13 @@ def _check(
             raise UsageError(f"affinity {list(affinity)} is not among the cores usable here: {sorted(allowed)}")
 
 
-def _input_of(
-    candidate: Candidate, shape: Sequence[int] | None, file: Path | None, seed: int, folder: Path
-) -> tuple[Path, tuple[int, ...]]:
-    """The .npy file that a candidate's worker reads, and its shape."""
-    if candidate.input_file is not None:
-        return _prepare_input(None, candidate.input_file, seed, folder)
-    return _prepare_input(shape, file, seed, folder)
+def _inputs(
+    candidates: Sequence[Candidate], shape: Sequence[int] | None, file: Path | None, seed: int, folder: Path
+) -> list[tuple[Path, tuple[int, ...]]]:
+    """The .npy file that each candidate's worker reads, and its shape; a file is looked at, or made, once."""
+    named = {c.input_file for c in candidates}
+    known = {own: _prepare_input(*((shape, file) if own is None else (None, own)), seed, folder) for own in named}
+    return [known[c.input_file] for c in candidates]
 
 
 def _prepare_input(

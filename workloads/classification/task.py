@@ -122,7 +122,12 @@ class Classification(Workload):
         return Batches(self._read_files(chosen_files, folder, "choosing a plan", None), self.io)
 
     def training(self, folder: Path, size: int, seed: int = 0, *, stretched: float = 0.0) -> ShuffledImages:
-        """The training images less those held out, mirrored and shifted at random; only `seed` matters besides."""
+        """The training images less those held out, mirrored and shifted at random; only `seed` matters besides.
+
+        UsageError for stretched images, which are for networks that make pictures.
+        """
+        if stretched:
+            raise UsageError("stretched crops are for networks whose output is a picture; leave stretched out")
         if splits(folder):
             data = self._read_sheets(folder, splits(folder), _CALIBRATION_SPLITS, "training")
             rest = _divided(len(data.labels))[1]

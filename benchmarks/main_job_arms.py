@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from benchmarks import command
 from benchmarks.arms import Arm, Network, Prepared
 from benchmarks.ir_engine import LOADER, save_ir
 from benchmarks.nncf_peers import Mode, quantize
@@ -46,6 +48,15 @@ class Settings:
     options: tuple[str, ...]
     input_shape: tuple[int, int, int, int]
     images: int | None
+
+    @staticmethod
+    def of(given: argparse.Namespace, network: Network, *options: str) -> Settings:
+        """What the command line says, for arms of ours and float baselines; `options` come ahead of --set."""
+        return Settings(
+            device=given.device, drops=(), crops=given.crops, crop_side=given.crop_side, seed=given.seed,
+            accuracy_control=False, accuracy_drop=0.0, options=(*options, *given.set),
+            input_shape=command.timing_of(given).input_shape(network), images=given.images,
+        )  # fmt: skip
 
     def decisive(self) -> dict[str, JsonValue]:
         """What an arm that is kept on disk depends on beside its name."""

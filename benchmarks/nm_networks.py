@@ -26,7 +26,7 @@ from compress.graph import load_graph
 
 SETS = ("Set14", "BSD100")
 LIMIT = 0.15
-"""Allowed drop, dB: no layer is to leave 8 bits for the sake of its zeros."""
+"""Allowed drop, dB; the table tells how many layers stay in 8 bits."""
 
 
 def pruned_in_float(network: Network, arm: str) -> dict[str, float]:
@@ -93,12 +93,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
 
 def pruned(network: Network, given: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     """The table of a network, and its rows."""
-    timing = command.timing_of(given)
-    settings = Settings(
-        device=given.device, drops=(), crops=given.crops, crop_side=given.crop_side, seed=given.seed,
-        accuracy_control=False, accuracy_drop=0.0, options=tuple(given.set), input_shape=timing.input_shape(network),
-        images=given.images,
-    )  # fmt: skip
+    settings = Settings.of(given, network)
     claim(network, {**settings.decisive(), "training": f"{given.training_steps} steps, {given.share:g} in float"})
     reference = finished(network, Arm(BASELINE, partial(onnxruntime_float, network, settings)), SETS)
     rows = []

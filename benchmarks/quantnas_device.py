@@ -66,11 +66,17 @@ class Entry:
     expected: float | None = None
 
 
+def pictures(given: argparse.Namespace) -> Path:
+    """What is searched, trained and calibrated on."""
+    found: Path = given.train or given.data_root / "sr" / "train"
+    return found
+
+
 def found_entry(given: argparse.Namespace, budget: float) -> Entry:
     """The network that a search for `budget` ms finds; searched once."""
     folder: Path = given.out / command.WORK / f"search-{given.space}-{given.width}-{budget:g}-ms"
     request = QuantnasRequest.model_validate({
-        "data": given.train or given.data_root / "sr" / "train", "out": folder, "device": given.device,
+        "data": pictures(given), "out": folder, "device": given.device,
         "space": given.space, "budgets": (budget,), "width": given.width, "cells": given.cells, "table": given.table,
         "retrain": False, "seed": given.seed, "input_size": (given.side, given.side), "cost": "latency",
         "search_settings": {
@@ -94,7 +100,7 @@ def trained(given: argparse.Namespace, entry: Entry) -> Path:
     note(f"{entry.name}: training {given.steps} steps")
     recipe = replace(Recipe(), steps=given.steps, batch=given.batch, patch=given.patch, seed=given.seed)
     torch.manual_seed(given.seed)
-    network = fit(entry.make(), recipe, [given.train or given.data_root / "sr" / "train"], folder / "train.pt")
+    network = fit(entry.make(), recipe, [pictures(given)], folder / "train.pt")
     if isinstance(network, SearchedNetwork):
         save_network(path, network)
     else:
@@ -110,13 +116,10 @@ def compressed(given: argparse.Namespace, entry: Entry) -> tuple[Network, ArmRec
     path = trained(given, entry)
     test = given.data_root / "sr" / "test"
     loaded = load_checkpoint(path, scale=SCALE)
-    train = given.train or given.data_root / "sr" / "train"
-    network = Network(entry.name, path, loaded, train, test, given.out / command.WORK / "engines", given.images)
-    settings = Settings(
-        device=given.device, drops=(), crops=given.crops, crop_side=given.crop_side, seed=given.seed,
-        accuracy_control=False, accuracy_drop=0.0, options=tuple(given.set),
-        input_shape=command.timing_of(given).input_shape(network), images=given.images,
-    )  # fmt: skip
+    network = Network(
+        entry.name, path, loaded, pictures(given), test, given.out / command.WORK / "engines", given.images
+    )
+    settings = Settings.of(given, network)
     claim(replace(network, work=network.work / f"{slug(entry.name)}-of"), settings.decisive())
     record = finished(network, Arm(entry.name, partial(bitwright_arm, network, settings, given.max_drop)), SETS)
     return network, record

@@ -46,11 +46,7 @@ def narrowing(text: str) -> tuple[float, int | None]:
 def restored(network: Network, given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The table of a super-resolution network and its figures."""
     timing = command.timing_of(given)
-    settings = Settings(
-        device=given.device, drops=(), crops=given.crops, crop_side=given.crop_side, seed=given.seed,
-        accuracy_control=False, accuracy_drop=0.0, options=tuple(given.set), input_shape=timing.input_shape(network),
-        images=given.images,
-    )  # fmt: skip
+    settings = Settings.of(given, network)
     length = f"{given.minutes:g} min" if given.training_steps is None else f"{given.training_steps} steps"
     claim(network, {**settings.decisive(), "length": length})
     arms = [

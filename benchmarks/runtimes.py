@@ -44,11 +44,7 @@ def int8_arm(network: Network, settings: Settings, folder: Path) -> Prepared:
 def compared(network: Network, given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Table and figures of one network."""
     timing = command.timing_of(given)
-    settings = Settings(
-        device=given.device, drops=(), crops=given.crops, crop_side=given.crop_side, seed=given.seed,
-        accuracy_control=False, accuracy_drop=0.0, options=("reconstruct=false", *given.set),
-        input_shape=timing.input_shape(network), images=given.images,
-    )  # fmt: skip
+    settings = Settings.of(given, network, "reconstruct=false")
     claim(network, settings.decisive())
     arms = [Arm(BASELINE, partial(onnxruntime_float, network, settings))]
     for runtime in names_of(given.runtimes):

@@ -30,7 +30,6 @@ from deploy.onnx_export import export_float
 
 BASELINE = "onnxruntime float"
 PROOF_STAGES = frozenset({"quality", "latency", "report"})
-TRACE_SIDE = 64
 _ACCEPTED = (0, ConstraintError.exit_code, VerificationError.exit_code)
 
 
@@ -88,10 +87,10 @@ def arms_of(network: Network, settings: Settings) -> list[Arm]:
 
 
 def _export(network: Network, folder: Path) -> Path:
-    side = max(TRACE_SIDE, network.loaded.workload.min_input_side)
-    example = network.loaded.workload.example_input(side, side)
+    workload = network.loaded.workload
+    example = workload.traced_at()
     path = folder / "float.onnx"
-    export_float(capture(network.loaded.module, example), example, path)
+    export_float(capture(network.loaded.module, example, one_size=workload.takes_one_size), example, path)
     return path
 
 

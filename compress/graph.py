@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,22 +21,28 @@ aten = torch.ops.aten
 CONV_OPS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.conv2d.padding)
 LAYER_OPS = (*CONV_OPS, aten.linear.default)
 
+_UNTRACEABLE = (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException)
 
-def capture(module: nn.Module, example: Tensor) -> fx.GraphModule:
+
+def capture(module: nn.Module, example: Tensor, *, one_size: bool = False) -> fx.GraphModule:
     """Trace `module` at `example` ([1, C, H, W]) into a graph whose batch, height and width stay dynamic.
 
-    The module itself is not touched; the graph owns a copy of its tensors under their original names. Raises GraphError
-    with the line of user code that cannot be traced.
+    With `one_size` a network that cannot be traced so, such as a transformer with learned places for its patches, is
+    traced for the height and width of `example` only. The module itself is not touched; the graph owns a copy of its
+    tensors under their original names. Raises GraphError with the line of user code that cannot be traced.
     """
     frozen = copy.deepcopy(module).eval()
-    pair = torch.cat([example, example.flip(-1)])
-    dynamic = torch.export.Dim.DYNAMIC
     try:
-        with torch.no_grad(), _without_own_warnings():
-            program = torch.export.export(frozen, (pair,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
-    except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GraphError(f"{type(module).__name__} cannot be traced with dynamic height and width: {first}") from error
+        program = _traced(frozen, example, (2, 3))
+    except _UNTRACEABLE as error:
+        if not one_size:
+            raise GraphError(
+                f"{type(module).__name__} cannot be traced with dynamic height and width: {_first_line(error)}"
+            ) from error
+        try:
+            program = _traced(frozen, example, ())
+        except _UNTRACEABLE as again:
+            raise GraphError(f"{type(module).__name__} cannot be traced: {_first_line(again)}") from again
     graph_module = program.module()
     assert isinstance(graph_module, fx.GraphModule)
     _drop_guards(graph_module)
@@ -49,6 +56,31 @@ def capture(module: nn.Module, example: Tensor) -> fx.GraphModule:
         parameter.requires_grad_(False)
     rebuild(graph_module)
     return graph_module
+
+
+def _traced(module: nn.Module, example: Tensor, dynamic: Sequence[int]) -> torch.export.ExportedProgram:
+    """The exported module, with a dynamic batch and the other `dynamic` dimensions; torch logs nothing."""
+    sizes = dict.fromkeys((0, *dynamic), torch.export.Dim.DYNAMIC)
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with torch.no_grad(), _without_own_warnings():
+            return torch.export.export(module, (torch.cat([example, example.flip(-1)]),), dynamic_shapes=(sizes,))
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    if text.startswith("Constraints violated") and "size()[0]" in text.splitlines()[0]:
+        return "its code makes a constant of the batch size, as len(x) does; take x.shape[0]"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def dynamic_dimensions(graph_module: fx.GraphModule) -> tuple[int, ...]:
+    """Which of the input's dimensions [N, C, H, W] a captured graph leaves open: (0, 2, 3), or (0,) for one size."""
+    return tuple(i for i, size in enumerate(input_node(graph_module).meta["val"].shape) if not isinstance(size, int))
 
 
 def _drop_guards(graph_module: fx.GraphModule) -> None:

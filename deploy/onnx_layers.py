@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BETWEEN = frozenset({"DequantizeLinear", "Quant", "Transpose", "Clip", "Identity", "Reshape"})
@@ -45,6 +48,29 @@ def _constant_source(name: str, producers: dict[str, onnx.NodeProto], initialize
             return None
         name = node.input[0]
     return name
+
+
+def name_folded(file: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Give matrices that the exporter has transposed beforehand the name of the weight that they were made of.
+
+    `weights`: the network's matrices, by name. Those that are still in the file keep their names.
+    """
+    present = {tensor.name for tensor in file.graph.initializer}
+    made = {
+        (value.shape[::-1], np.ascontiguousarray(value.T).tobytes()): name
+        for name, value in weights.items() if name not in present
+    }  # fmt: skip
+    renamed = {}
+    for tensor in file.graph.initializer if made else ():
+        if tensor.name not in weights and len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT:
+            value = numpy_helper.to_array(tensor)
+            name = made.pop((value.shape, value.tobytes()), None)
+            if name is not None:
+                renamed[tensor.name] = name
+                tensor.name = name
+    for node in file.graph.node if renamed else ():
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
 
 
 def name_layers(file: onnx.ModelProto) -> None:

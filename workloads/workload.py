@@ -36,6 +36,9 @@ class Quality:
     extra: dict[str, float] = field(default_factory=dict)
 
 
+_TRACE_SIDE = 64
+
+
 class Workload(ABC):
     """What bitwright needs to know of a task. Tensors that enter and leave a network are float32, NCHW."""
 
@@ -43,6 +46,13 @@ class Workload(ABC):
     metric: str
     unit: str
     min_input_side: int = 1
+    takes_one_size: bool = False
+    """Whether a network may take inputs of `min_input_side` only, as one with learned places for its patches does."""
+
+    def traced_at(self) -> Tensor:
+        """The input that networks are traced at, [1, C, side, side]: of a usual size, or of the one that they take."""
+        side = self.min_input_side if self.takes_one_size else max(_TRACE_SIDE, self.min_input_side)
+        return self.example_input(side, side)
 
     @abstractmethod
     def example_input(self, height: int, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from bitwright.runs.reporting import load_report, report
 from bitwright.runs.request import CompressRequest
 from compress.training.processes import MASKS, NOTHING, give_order
 from deploy.audit import Audit
-from deploy.verify import TOLERANCES
+from deploy.verify import TOLERANCES, within
 
 STAGES: tuple[tuple[str, Callable[[Job], None]], ...] = (
     ("float", stages.float_baseline),
@@ -71,7 +71,7 @@ def require(result: Report, audited: Audit, request: CompressRequest) -> None:
         return
     gap = quality.torch_engine_gap
     tolerance = TOLERANCES[quality.unit] if request.tolerance is None else request.tolerance
-    if gap is not None and gap > tolerance:
+    if gap is not None and not within(gap, tolerance):
         raise VerificationError(
             f"{quality.metric} of the engine and of torch differ by {gap:.3f} {quality.unit}, "
             f"more than the tolerance of {tolerance:g}; see report.html"

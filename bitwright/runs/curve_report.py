@@ -25,7 +25,7 @@ from compress.layer_table import LayerTable
 from compress.plan import Plan
 from deploy.audit import Audit
 from deploy.engines import read_spec
-from deploy.verify import TOLERANCES
+from deploy.verify import TOLERANCES, within
 
 _NO_FRONT = Front(latency=False, bitops=False, size=False)
 
@@ -146,7 +146,7 @@ def _warnings(job: Job, points: Sequence[CurvePoint], done: Sequence[Session]) -
         found.append("the sessions were measured on different machines or software; compare the ratios only")
     for point in points:
         allowed = TOLERANCES[job.loaded.workload.unit] if job.request.tolerance is None else job.request.tolerance
-        if abs(point.quality.torch_gap) > allowed:
+        if not within(point.quality.torch_gap, allowed):
             gap = f"{point.quality.torch_gap:+.3f} {job.loaded.workload.unit}"
             found.append(f"{point.name}: engine and torch differ by {gap}, more than the tolerance of {allowed:g}")
         if not point.audit_passed:

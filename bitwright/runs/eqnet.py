@@ -32,7 +32,7 @@ STATE, SAMPLES, PREDICTOR, AGREEMENT, RESULT = (
     "supernet.safetensors", "samples.jsonl", "predictor.safetensors", "predictor.json", "result.json",
 )  # fmt: skip
 CURVE, CURVE_SIZES = "learning_curve.json", (250, 500, 1000, 2000, 4000)
-TRACE_SIDE, CALIBRATION_SIDE = 64, 64
+CALIBRATION_SIDE = 64
 LEFT_OUT = 0.2
 """Share of the samples that the predictor's agreement is told on, which neither trained it nor chose its epoch."""
 LARGEST_DROP = 3.0
@@ -62,9 +62,9 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     """Load, make the space, train to the end or take the supernet that was."""
     loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
     workload, images = loaded.workload, not isinstance(loaded.workload, Classification)
-    side = max(TRACE_SIDE if images else 1, workload.min_input_side)
-    example = workload.example_input(side, side)
-    original = capture(loaded.module, example)
+    example = workload.traced_at()
+    side = example.shape[2]
+    original = capture(loaded.module, example, one_size=workload.takes_one_size)
     graph = trainable_graph(original)
     settings = request.training(images=images)
     size = max(CALIBRATION_SIDE, side) if images else side

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitwright.foundation.errors import UsageError
-from bitwright.runs.job import TRACE_SIDE
 from bitwright.runs.reopen import compressed_network, reopened
 from compress.graph import capture
 from deploy.onnx_export import export_float, export_qonnx, export_quantized
@@ -31,8 +30,7 @@ def export(source: Path, *, form: str, out: Path | None, model: str | None, scal
     if form != "onnx":
         raise UsageError(f"{form} is for compressed networks; give the folder of a run instead of {source}")
     loaded = load_checkpoint(source, model=model, scale=scale)
-    side = max(TRACE_SIDE, loaded.workload.min_input_side)
-    example = loaded.workload.example_input(side, side)
+    example = loaded.workload.traced_at()
     path = out or source.with_suffix(".onnx")
-    export_float(capture(loaded.module, example), example, path)
+    export_float(capture(loaded.module, example, one_size=loaded.workload.takes_one_size), example, path)
     return path

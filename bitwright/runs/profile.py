@@ -31,13 +31,11 @@ from deploy.profiling import (
 )
 from hw_profiles import DeviceProfile, load_profile
 from hw_profiles.latency_table import LatencyTable, NetworkRow
-from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
 
 DEFAULT_SIZES = ((64, 64), (128, 128))
 """Heights and widths that checkpoints are profiled at; the grid has sizes of its own."""
 
-_TRACE_SIDE = 64
 _MIXED = (0, 1)
 _NETWORK_SECONDS = 15.0
 _PLAN_SECONDS = 6.0
@@ -174,10 +172,8 @@ def _load(request: ProfileRequest, target: Target) -> tuple[Subject, tuple[tuple
         return grid_subject(target.name), target.sizes
     loaded = load_checkpoint(target.checkpoint, model=request.model, scale=request.scale)
     least = loaded.workload.min_input_side
-    fixed = isinstance(loaded.workload, Classification)
-    side = least if fixed else max(_TRACE_SIDE, least)
-    example = loaded.workload.example_input(side, side)
-    subject = Subject.of(target.name, loaded.architecture, loaded.module, example)
+    fixed = loaded.workload.takes_one_size
+    subject = Subject.of(target.name, loaded.architecture, loaded.module, loaded.workload.traced_at(), one_size=fixed)
     taken = [(least, least) if fixed else (max(height, least), max(width, least)) for height, width in target.sizes]
     return subject, tuple(dict.fromkeys(taken))
 

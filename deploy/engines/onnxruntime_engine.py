@@ -13,6 +13,7 @@ from deploy.engine import CallTimes, Engine, EngineSpec, ExecutedCall, ExecutedN
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.onnxruntime_profile import PRECISIONS, activations, call_events
 from deploy.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from deploy.onnx_layers import LAYER_OPS
 
 _RENAMED = re.compile(r"(_token_\d+|_nchwc|/duplicated)$")
 _INTEGER_OPS = re.compile(r"^(QLinear|QGemm|ConvInteger$|MatMulInteger|DynamicQuantizeMatMul$)")
@@ -128,7 +129,10 @@ def _origins(node: onnx.NodeProto, exported: ExportedGraph) -> tuple[str, ...]:
         tensor = next((t for t in _spellings(made) if t in exported.producers), None)
         if tensor is not None:
             behind = exported.behind(tensor, stop)
-            found.update(dict.fromkeys(key for key in behind if wants_layer or key not in layers))
+            # What multiplies two activations, as attention does, computes none of the layers that they come from.
+            product = any(key not in layers and exported.nodes[key].op_type in LAYER_OPS for key in behind)
+            takes_layer = wants_layer and not product
+            found.update(dict.fromkeys(key for key in behind if takes_layer or key not in layers))
     return tuple(found)
 
 

@@ -34,9 +34,9 @@ class Subject:
     _statistics: dict[str, TensorStatistics] = field(default_factory=dict)
 
     @staticmethod
-    def of(name: str, architecture: str, module: nn.Module, example: Tensor) -> Subject:
-        """Capture `module` and prepare it as every compression does."""
-        return Subject(name, architecture, prepare(capture(module, example)), example)
+    def of(name: str, architecture: str, module: nn.Module, example: Tensor, *, one_size: bool = False) -> Subject:
+        """Capture `module`, which may take the size of `example` only, and prepare it as every compression does."""
+        return Subject(name, architecture, prepare(capture(module, example, one_size=one_size)), example)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class Classification(Workload):
     name = "classification"
     metric = "top-1"
     unit = "%"
+    takes_one_size = True
 
     def __init__(self, io: ClassificationFormat) -> None:
         self.io = io

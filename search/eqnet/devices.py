@@ -13,7 +13,7 @@ from compress.plan import LayerPlan, Plan
 from compress.quantizers import Granularity
 from hw_profiles import DeviceProfile, Op, PrecisionRule
 from search.eqnet.accounting import Accounting, LayerCosts, latency, precision_name
-from search.eqnet.forms import NARROWEST, WIDEST, Form
+from search.eqnet.forms import NARROW_FROM, NARROWEST, WIDEST, Form
 from search.eqnet.space import ElasticSpace
 from search.sensitivity.cost import SeparableCost, roofline_cost
 from search.sensitivity.groups import edges
@@ -124,15 +124,13 @@ def _covers(rule: PrecisionRule, layer: LayerPlan) -> bool:
     if weight is None or activation is None or rule.weight is None or rule.act is None:
         return False
     form, unsigned, reduce_range = _form(rule)
+    # Below NARROW_FROM a zero point of 0 is what makes a tensor symmetric; its format is the asymmetric one.
     widths = (weight.bits, activation.bits) == (rule.weight_bits, rule.act_bits)
     finer = weight.granularity is Granularity.TENSOR or form.granularity is Granularity.CHANNEL
-    weights = weight.symmetric or not form.weight_symmetric or weight.bits < _GRID_SYMMETRIC_FROM
-    inputs = activation.signed != unsigned and (activation.symmetric or not form.activation_symmetric)
+    weights = weight.symmetric or not form.weight_symmetric or weight.bits < NARROW_FROM
+    centred = activation.symmetric or not form.activation_symmetric or activation.bits < NARROW_FROM
+    inputs = activation.signed != unsigned and centred
     return widths and finer and weights and inputs and (weight.reduce_range or not reduce_range or weight.bits < WIDEST)
-
-
-_GRID_SYMMETRIC_FROM = 4
-"""Below, a zero point of 0 is what makes a weight symmetric; its format is the asymmetric one (see `forms`)."""
 
 
 def _integer_rules(

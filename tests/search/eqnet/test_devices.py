@@ -10,7 +10,7 @@ import torch
 
 from bitwright.foundation.errors import ConstraintError, UsageError
 from compress.layer_table import LayerTable
-from compress.plan import LayerPlan
+from compress.plan import LayerPlan, Placement, Plan
 from hw_profiles import DeviceKind, load_profile, profile_ids
 from search.eqnet.accounting import Accounting
 from search.eqnet.cqap import CqapSettings, train_cqap
@@ -18,6 +18,7 @@ from search.eqnet.device_search import DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
 from search.eqnet.encoder import bits_of, forms_of
 from search.eqnet.export import Target, export
+from search.eqnet.forms import activation_grid, weight_grid
 from search.eqnet.genetic import GeneticSettings
 from search.eqnet.norms import Calibrator
 from search.eqnet.samples import collect
@@ -53,6 +54,17 @@ def test_every_device_of_the_catalogue_gets_a_legal_plan(device: str) -> None:
     assert illegal_layers(plan, choice.profile, TABLE) == []
     other = export(supernet, SPACE.uniform(8, choice.form), dataclasses.replace(target, unsigned=not choice.unsigned))
     assert illegal_layers(other.plan, choice.profile, TABLE)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_narrow_inputs_that_may_be_negative_are_legal_where_inputs_are_symmetric(bits: int) -> None:
+    choice = _choice("fpga-dataflow")
+    assert choice.form.activation_symmetric
+    signed = activation_grid(bits, symmetric=True, signed=True)
+    layer = LayerPlan(weight=weight_grid(bits, choice.form.granularity, symmetric=True), activation=signed)
+    plan = Plan(architecture="test", device="fpga-dataflow", runtime=choice.runtime, float_precision="fp32",
+                placement=Placement.INPUTS, layers=dict.fromkeys((row.name for row in TABLE.rows), layer))  # fmt: skip
+    assert illegal_layers(plan, choice.profile, TABLE) == []
 
 
 def test_forms_differ_between_devices_as_their_runtimes_do() -> None:

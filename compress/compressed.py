@@ -61,6 +61,12 @@ class QuantizedWeight:
         """The float32 weight that the stored values stand for."""
         return dequantize(self.integers, self.params)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that an engine keeps the integers in."""
+        bits = 8 if self.form.block is None else self.form.bits
+        return self.integers.numel() * bits // 8
+
 
 def quantizer_name(site_tensor: str) -> str:
     """Module name of the quantiser that sits behind a tensor."""
@@ -127,8 +133,11 @@ class CompressedModel:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors as an engine stores them: one byte a quantised weight, all else in float32."""
-        quantized = sum(w.integers.numel() + 4 * w.params.scale.numel() for w in self.weights.values())
+        """Bytes of all tensors as an engine stores them: one byte a quantised weight, all else in float32.
+
+        Weights in blocks take the bits that they have.
+        """
+        quantized = sum(w.stored_bytes + 4 * w.params.scale.numel() for w in self.weights.values())
         rest = [p for n, p in self.graph.state_dict().items() if n not in self.weights]
         return int(quantized + sum(p.numel() * p.element_size() for p in rest) + 8 * len(self.activations))
 
@@ -175,7 +184,7 @@ class CompressedModel:
         for name, axis in axes.items():
             prefix, form = f"weight/{name}", forms[name]
             assert form is not None
-            params = QuantParams(tensors[f"{prefix}/scale"], tensors[f"{prefix}/zero_point"], axis)
+            params = QuantParams(tensors[f"{prefix}/scale"], tensors[f"{prefix}/zero_point"], axis, form.block)
             model.weights[name] = QuantizedWeight(tensors[f"{prefix}/integers"], params, form)
             set_tensor(model.graph, name, model.weights[name].values)
         for key, value in tensors.items():

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, fx
 
 from compress import ops as _ops  # registers the custom operators
-from compress.compressed import CompressedModel
+from compress.compressed import CompressedModel, QuantizedWeight
 from compress.graph import add_buffer, clone, layer_nodes, rebuild, weight_name
 from compress.placement import Site
 from compress.quantizers import QuantFormat, QuantParams, container
 
 quantize_dequantize = torch.ops.bitwright.quantize_dequantize.default
 dequantize = torch.ops.bitwright.dequantize.default
+dequantize_blocks = torch.ops.bitwright.dequantize_blocks.default
 aten = torch.ops.aten
 
 CONSTANTS = "constants."
@@ -37,8 +38,11 @@ def exportable(model: CompressedModel, *, quantize_bias: bool = True) -> fx.Grap
         for user in [n for _, n in layer_nodes(module) if weight_name(n) == name]:
             constant = user.args[1]
             assert isinstance(constant, fx.Node)
-            axis = weight.params.axis or 0
-            value = _constant(module, user, name, weight.integers, weight.params, axis)
+            if weight.params.block is not None:
+                value = _blocks(module, user, name, weight)
+            else:
+                axis = weight.params.axis or 0
+                value = _constant(module, user, name, weight.integers, weight.params, axis)
             user.replace_input_with(constant, value)
     for site in model.sites():
         _write_activation(module, nodes, site, model.activations[site.tensor.name])
@@ -68,6 +72,15 @@ def _constant(
     with module.graph.inserting_before(before):
         parts = [module.graph.get_attr(f"{CONSTANTS}{name}.{leaf}") for leaf in ("integers", "scale", "zero_point")]
         return module.graph.call_function(dequantize, (*parts, axis))
+
+
+def _blocks(module: fx.GraphModule, before: fx.Node, name: str, weight: QuantizedWeight) -> fx.Node:
+    """A constant in blocks, dequantised in front of a node; buffers are `<name>.integers` and `.scale`."""
+    for leaf, value in (("integers", weight.integers), ("scale", weight.params.scale)):
+        add_buffer(module, f"{CONSTANTS}{name}.{leaf}", value.contiguous())
+    with module.graph.inserting_before(before):
+        parts = [module.graph.get_attr(f"{CONSTANTS}{name}.{leaf}") for leaf in ("integers", "scale")]
+        return module.graph.call_function(dequantize_blocks, (*parts, weight.params.block))
 
 
 def _fills_container(form: QuantFormat) -> bool:

@@ -123,10 +123,10 @@ class LayerTable(BaseModel):
 
 def _bitops(macs: int, layer: LayerPlan, float_precision: str) -> float:
     kept = 1.0 if layer.sparsity is None else layer.sparsity.n / layer.sparsity.m
-    if layer.weight is not None and layer.activation is not None:
-        return bitops(macs, layer.weight.bits, layer.activation.bits, kept)
-    bits = DType(float_precision).bits
-    return bitops(macs, bits, bits, kept)
+    weight, activation = (
+        DType(float_precision).bits if form is None else form.bits for form in (layer.weight, layer.activation)
+    )
+    return bitops(macs, weight, activation, kept)
 
 
 class _Shapes(fx.Interpreter):

@@ -38,6 +38,17 @@ def _(q: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     return torch.empty(q.shape, dtype=torch.float32, device=q.device)
 
 
+@torch.library.custom_op("bitwright::dequantize_blocks", mutates_args=())
+def dequantize_blocks(q: Tensor, scale: Tensor, block: int) -> Tensor:
+    """Stored constant [rows, inputs] -> float32. `scale`: [rows, inputs / block]; the zero point is 0."""
+    return q.to(torch.float32) * scale.repeat_interleave(block, 1)
+
+
+@dequantize_blocks.register_fake
+def _(q: Tensor, scale: Tensor, block: int) -> Tensor:
+    return torch.empty(q.shape, dtype=torch.float32, device=q.device)
+
+
 @torch.library.custom_op("bitwright::quant", mutates_args=())
 def quant(x: Tensor, scale: Tensor, zero_point: Tensor, bits: Tensor, signed: bool, narrow: bool) -> Tensor:
     """QONNX's Quant: x / scale + zero_point, cut to the range of `bits`, rounded half to even, and back; float32.

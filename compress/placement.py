@@ -39,7 +39,8 @@ class Site:
 
 def place(graph_module: fx.GraphModule, plan: Plan) -> tuple[Site, ...]:
     """The quantised tensors of a graph under a plan, in execution order. A pure function of its arguments."""
-    planned = {n: plan.layers[name] for name, n in layer_nodes(graph_module) if plan.layers[name].quantized}
+    decided = {n: plan.layers[name] for name, n in layer_nodes(graph_module)}
+    planned = {n: layer for n, layer in decided.items() if layer.activation is not None}
     sites: dict[fx.Node, tuple[QuantFormat, dict[fx.Node, None]]] = {}
 
     def put(tensor: fx.Node, form: QuantFormat, consumers: list[fx.Node]) -> None:

@@ -28,7 +28,9 @@ class Placement(StrEnum):
 
 
 class LayerPlan(BaseModel):
-    """The decision for one layer: both formats set (quantised), or both null (float)."""
+    """The decision for one layer: both formats set (it computes on integers or in fp8), only that of the weight (it is
+    stored so, and computes in float), or both null (float).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,16 +41,23 @@ class LayerPlan(BaseModel):
 
     @property
     def quantized(self) -> bool:
-        """Whether the layer computes on integers or in fp8."""
-        return self.weight is not None and self.activation is not None
+        """Whether the layer's weight is quantised."""
+        return self.weight is not None
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether the layer is stored quantised and computes in float."""
+        return self.weight is not None and self.activation is None
 
     @property
     def fp8(self) -> bool:
         """Whether the layer computes in fp8."""
-        return self.quantized and any(form is not None and form.is_fp8 for form in (self.weight, self.activation))
+        return any(form is not None and form.is_fp8 for form in (self.weight, self.activation))
 
     @model_validator(mode="after")
     def _one_encoding(self) -> Self:
+        if self.weight is None and self.activation is not None:
+            raise ValueError("a layer on quantised activations has a quantised weight too")
         if self.weight is not None and self.activation is not None and self.weight.is_fp8 != self.activation.is_fp8:
             raise ValueError("weights and activations of a layer are both integers or both fp8")
         return self
@@ -86,7 +95,7 @@ class Plan(BaseModel):
 
     @property
     def quantized_layers(self) -> tuple[str, ...]:
-        """Names of the layers that compute on integers or in fp8, in network order."""
+        """Names of the layers whose weight is quantised, in network order."""
         return tuple(name for name, layer in self.layers.items() if layer.quantized)
 
     @property
@@ -94,11 +103,17 @@ class Plan(BaseModel):
         """Whether any layer computes in fp8."""
         return any(layer.fp8 for layer in self.layers.values())
 
+    @property
+    def weight_only(self) -> bool:
+        """Whether any layer is stored quantised and computes in float."""
+        return any(layer.weight_only for layer in self.layers.values())
+
     def require_integers(self, what: str) -> None:
-        """UsageError where a layer computes in fp8, which `what` (such as "recovery training") cannot do."""
-        first = next((name for name, layer in self.layers.items() if layer.fp8), None)
-        if first is not None:
-            raise UsageError(f"{what} works on integers, and layer {first} is in fp8; compress it to int8 for that")
+        """UsageError where a layer is quantised and not on integers, which `what` ("recovery training") cannot do."""
+        for name, layer in self.layers.items():
+            if layer.fp8 or layer.weight_only:
+                how = "is in fp8" if layer.fp8 else "has only its weight quantised"
+                raise UsageError(f"{what} works on integers, and layer {name} {how}; compress it to int8 for that")
 
     def with_float(self, names: set[str], reason: str) -> Plan:
         """The same plan with some layers left in float; what it costs is no longer known."""

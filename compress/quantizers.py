@@ -21,6 +21,8 @@ class Granularity(StrEnum):
 
     TENSOR = "tensor"
     CHANNEL = "channel"
+    BLOCK = "block"
+    """Some neighbouring inputs of each row of a matrix [rows, inputs]; weights only."""
 
 
 class Encoding(StrEnum):
@@ -46,6 +48,13 @@ class QuantFormat(BaseModel):
     signed: bool
     reduce_range: bool = Field(default=False, description="leave one bit unused, for CPUs whose int8 products saturate")
     encoding: Encoding = Field(default=Encoding.INTEGER, exclude_if=lambda encoding: encoding is Encoding.INTEGER)
+    block: int | None = Field(default=None, ge=2, exclude_if=lambda block: block is None)
+
+    @model_validator(mode="after")
+    def _blocks_have_a_size(self) -> Self:
+        if (self.granularity is Granularity.BLOCK) != (self.block is not None):
+            raise ValueError("block is the number of values per scale: give it with granularity block, and only then")
+        return self
 
     @model_validator(mode="after")
     def _e4m3_has_one_form(self) -> Self:
@@ -82,16 +91,22 @@ class QuantFormat(BaseModel):
 
 @dataclass(frozen=True)
 class QuantParams:
-    """Scale (float32) and zero point (int32) of a tensor: shape [] per tensor, [C] per channel along `axis`."""
+    """Scale (float32) and zero point (int32) of a tensor: shape [] per tensor, [C] per channel along `axis`.
+
+    In blocks of `block` inputs of a matrix [rows, inputs]: shape [rows, inputs / block], `axis` 1.
+    """
 
     scale: Tensor
     zero_point: Tensor
     axis: int | None = None
+    block: int | None = None
 
     def broadcast(self, dims: int) -> tuple[Tensor, Tensor]:
         """Scale and zero point reshaped so that they broadcast against a tensor of `dims` dimensions."""
         if self.axis is None:
             return self.scale, self.zero_point
+        if self.block is not None:
+            return self.scale.repeat_interleave(self.block, 1), self.zero_point.repeat_interleave(self.block, 1)
         shape = [1] * dims
         shape[self.axis] = -1
         return self.scale.reshape(shape), self.zero_point.reshape(shape)
@@ -158,13 +173,15 @@ def dequantize(q: Tensor, params: QuantParams) -> Tensor:
 def fake_quantize(x: Tensor, params: QuantParams, form: QuantFormat) -> Tensor:
     """Round `x` through what is stored, float32; integers by torch's fused kernels.
 
-    Gradient: straight through, 0 outside.
+    Gradient: straight through, 0 outside; none in blocks.
     """
     if form.is_fp8:
         scale, zero = params.broadcast(x.dim())
         inside = torch.clamp(x / scale, form.qmin, form.qmax)
         # Exact: the rounded value is 0 or within a factor of two of what it stands for.
         return (inside + (nearest(inside, zero, form) - inside).detach()) * scale
+    if params.block is not None:
+        return dequantize(encode(x, params, form), params)
     if params.axis is None:
         return torch.fake_quantize_per_tensor_affine(x, params.scale, params.zero_point, form.qmin, form.qmax)
     return torch.fake_quantize_per_channel_affine(x, params.scale, params.zero_point, params.axis, form.qmin, form.qmax)
@@ -175,6 +192,9 @@ W8 = QuantFormat(bits=8, granularity=Granularity.CHANNEL, symmetric=True, signed
 
 A8 = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=False, signed=False)
 """uint8 activations per tensor, asymmetric: what x86 runtimes execute."""
+
+W4_BLOCKS = QuantFormat(bits=4, granularity=Granularity.BLOCK, symmetric=True, signed=True, block=128)
+"""4-bit weights of a matrix with a scale for every 128 inputs of a row: what GPUs store, and multiply in fp16."""
 
 FP8_WEIGHTS = QuantFormat(bits=8, granularity=Granularity.CHANNEL, symmetric=True, signed=True, encoding=Encoding.E4M3)
 """E4M3 weights with one scale for each output channel."""

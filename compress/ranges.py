@@ -54,11 +54,20 @@ def activation_params(
 
 
 def weight_params(weight: Tensor, form: QuantFormat, method: RangeMethod, axis: int = 0) -> QuantParams:
-    """Parameters of a weight, per channel along `axis` or per tensor as `form` says; min-max or MSE."""
+    """Parameters of a weight, per channel along `axis`, per block or per tensor as `form` says; min-max or MSE.
+
+    In blocks only for a matrix [rows, inputs] whose inputs the block divides; their scales are such that fp16 holds
+    them, in which kernels keep them.
+    """
     if method is RangeMethod.PERCENTILE:
         raise UsageError("weights have no percentile range; use minmax or mse")
     per_channel = form.granularity is Granularity.CHANNEL
-    flat = weight.detach().transpose(0, axis).reshape(weight.shape[axis], -1) if per_channel else weight.reshape(1, -1)
+    if form.block is not None:
+        flat = weight.detach().reshape(-1, form.block)
+    elif per_channel:
+        flat = weight.detach().transpose(0, axis).reshape(weight.shape[axis], -1)
+    else:
+        flat = weight.reshape(1, -1)
     low, high = flat.amin(1), flat.amax(1)
     best = params_from_range(low, high, form, axis=0)
     if method is RangeMethod.MSE:
@@ -71,6 +80,10 @@ def weight_params(weight: Tensor, form: QuantFormat, method: RangeMethod, axis: 
             error = torch.where(better, found, error)
             scale, zero = torch.where(better, trial.scale, scale), torch.where(better, trial.zero_point, zero)
         best = QuantParams(scale, zero, axis=0)
+    if form.block is not None:
+        scale, zero = (value.reshape(len(weight), -1) for value in (best.scale, best.zero_point))
+        scale = scale.clamp(min=torch.finfo(torch.float16).smallest_normal).to(torch.float16).to(torch.float32)
+        return QuantParams(scale, zero, 1, form.block)
     if per_channel:
         return QuantParams(best.scale, best.zero_point, axis)
     return QuantParams(best.scale[0], best.zero_point[0])

@@ -61,17 +61,15 @@ def rounded(real: Tensor, weight: QuantizedWeight, factor: Tensor) -> QuantizedW
     rows, groups = real.shape[0], len(factor)
     left = real.detach().double().reshape(groups, rows // groups, -1).clone()
     pruned = left == 0
-    axis = weight.params.axis
-    assert axis in {None, 0}
     scale, zero = (
-        value.double().reshape(-1).expand(rows).reshape(groups, rows // groups)
-        for value in (weight.params.scale, weight.params.zero_point)
+        value.double().expand(real.shape).reshape(left.shape) for value in weight.params.broadcast(real.dim())
     )
     integers = torch.empty_like(left)
     for column in range(left.shape[2]):
-        found = (torch.round(left[:, :, column] / scale) + zero).clamp(weight.form.qmin, weight.form.qmax)
-        found = torch.where(pruned[:, :, column], zero, found)
+        step, middle = scale[:, :, column], zero[:, :, column]
+        found = (torch.round(left[:, :, column] / step) + middle).clamp(weight.form.qmin, weight.form.qmax)
+        found = torch.where(pruned[:, :, column], middle, found)
         integers[:, :, column] = found
-        lost = (left[:, :, column] - (found - zero) * scale) / factor[:, column, column, None]
+        lost = (left[:, :, column] - (found - middle) * step) / factor[:, column, column, None]
         left[:, :, column:] -= lost[:, :, None] * factor[:, None, column, column:]
     return replace(weight, integers=integers.reshape(real.shape).to(weight.integers.dtype))

@@ -11,10 +11,10 @@ from bitwright.foundation.errors import VerificationError
 from compress.plan import LayerPlan, Plan
 from deploy.engine import Engine, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
-from deploy.runtimes import Runtime
+from deploy.runtimes import W4A16, Runtime
 
 INTEGER, FP8 = "int8", "fp8"
-QUANTIZED = (INTEGER, FP8)
+QUANTIZED = (INTEGER, FP8, W4A16)
 """What quantised layers are planned in, in all runtimes but QONNX."""
 UNKNOWN = "unknown"
 _NAMED = 8
@@ -27,7 +27,7 @@ class LayerAudit(BaseModel):
 
     layer: str
     planned: str = Field(
-        description="int8 or fp8 for quantised layers, or their bits in QONNX, else the plan's float precision"
+        description="int8, fp8 or w4a16 for quantised layers, or their bits in QONNX, else the plan's float precision"
     )
     executed: str = Field(description="precision as the runtime reports it; unknown if the engine shows no such layer")
     kernel: str = Field(description="the runtime's names of the kernels; empty if unknown")
@@ -100,10 +100,13 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
 def planned_precision(layer: LayerPlan, float_precision: str, runtime: Runtime) -> str:
     """What a layer of a plan should execute in: fp8, or int8 whatever its bits, because runtimes store fewer in 8.
 
-    In QONNX, which has every width, int4 where weights and activations have 4 bits and w4a8 where they differ.
+    A layer with only its weight quantised computes in float, on what its kernel dequantises. In QONNX, which has every
+    width, int4 where weights and activations have 4 bits and w4a8 where they differ.
     """
-    if layer.weight is None or layer.activation is None:
+    if layer.weight is None:
         return float_precision
+    if layer.activation is None:
+        return W4A16 if layer.weight.bits == 4 else float_precision
     if layer.fp8:
         return FP8
     if runtime is not Runtime.QONNX:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import Tensor, fx
 from bitwright.foundation.errors import GraphError
 from bitwright.foundation.files import atomic_path
 from compress.compressed import CompressedModel
-from compress.exportable import CONSTANTS, dequantize, exportable, quantize_dequantize
+from compress.exportable import CONSTANTS, dequantize, dequantize_blocks, exportable, quantize_dequantize
+from compress.graph import dynamic_dimensions
 from compress.integer_graph import integer_graph, quant
+from deploy import onnx_blocks
 from deploy.onnx_formats import verify_formats
-from deploy.onnx_layers import name_layers
+from deploy.onnx_layers import name_folded, name_layers
 from deploy.onnx_plan import PLAN_KEY
 from deploy.runtimes import Runtime
 
@@ -28,10 +31,11 @@ OPSET = 18
 FP8_OPSET = 19
 """The first with float8 in QuantizeLinear and DequantizeLinear; only files that need it have it."""
 INPUT, OUTPUT = "input", "output"
+_SUMMARY = re.compile(r"## Exception summary\s+<class '[^']*'>: (.+)")
 
 
 def export_float(graph: fx.GraphModule, example: Tensor, path: Path) -> None:
-    """Write the float network as ONNX. `example`: [1, C, H, W], traced with dynamic N, H and W."""
+    """Write the float network as ONNX. `example`: [1, C, H, W]; N, H and W are dynamic where the graph has them so."""
     _export(graph, example, path, {})
 
 
@@ -42,7 +46,7 @@ def export_quantized(model: CompressedModel, example: Tensor, path: Path, *, qua
     the plan travels in the file's metadata.
     """
     graph = exportable(model, quantize_bias=quantize_bias)
-    opset = FP8_OPSET if model.plan.fp8 else OPSET
+    opset = FP8_OPSET if model.plan.fp8 else onnx_blocks.OPSET if model.plan.weight_only else OPSET
     _export(graph, example, path, {PLAN_KEY: model.plan.model_dump_json()}, opset)
 
 
@@ -63,10 +67,10 @@ def export_for(
     """Write the file that the engines of a runtime are built from: QONNX, or Q/DQ pairs for all others.
 
     VerificationError where the formats in a file of Q/DQ pairs are not those of the plan; of a QONNX file the audit
-    reads them. UsageError for layers in fp8 and a runtime that is given none.
+    reads them. UsageError for layers in fp8, or with only their weight quantised, and a runtime that is given none.
     """
     # Files are also written for runtimes that engines are not built for here.
-    if runtime not in {each for each in Runtime if each.has_fp8}:
+    if runtime not in {each for each in Runtime if each.has_fp8 or each.has_weight_blocks}:
         model.plan.require_integers(f"an engine of {runtime}")
     if runtime == Runtime.QONNX:
         export_qonnx(model, example, path)
@@ -77,11 +81,11 @@ def export_for(
 
 def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[str, str], opset: int = OPSET) -> None:
     pair = torch.cat([example, example.flip(-1)])
-    dynamic = torch.export.Dim.DYNAMIC
+    sizes = dict.fromkeys(dynamic_dimensions(graph), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(graph, (pair,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+            program = torch.export.export(graph, (pair,), dynamic_shapes=(sizes,))
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -93,10 +97,12 @@ def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[s
                 custom_translation_table=_translations(),
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-            raise GraphError(f"the network cannot be written as ONNX: {str(error).strip().splitlines()[0]}") from error
+            raise GraphError(f"the network cannot be written as ONNX: {_reason(error)}") from error
     assert exported is not None
     file = exported.model_proto
     clean(file)
+    matrices = {n: v for n, v in graph.state_dict().items() if v.dim() == 2 and v.dtype == torch.float32}
+    name_folded(file, {name: value.detach().numpy() for name, value in matrices.items()})
     name_layers(file)
     for key, value in metadata.items():
         entry = file.metadata_props.add()
@@ -104,6 +110,13 @@ def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[s
     onnx.checker.check_model(file)
     with atomic_path(path) as temporary:
         onnx.save(file, temporary)
+
+
+def _reason(error: Exception) -> str:
+    """The line of an exporter's message that says what is wrong: the innermost error of its summary, if it has one."""
+    text = str(error).strip()
+    found = _SUMMARY.search(text)
+    return found[1] if found else text.splitlines()[0] if text else type(error).__name__
 
 
 def clean(file: onnx.ModelProto) -> None:
@@ -124,6 +137,7 @@ def clean(file: onnx.ModelProto) -> None:
     del file.graph.metadata_props[:]
     del file.metadata_props[:]
     del file.functions[:]
+    onnx_blocks.write_blocks(file)
     file.doc_string = file.graph.doc_string = ""
     _infer_types(file)
 
@@ -140,6 +154,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         quantize_dequantize: onnx_translations.quantize_dequantize,
         dequantize: onnx_translations.dequantize,
+        dequantize_blocks: onnx_translations.dequantize_blocks,
         quant: onnx_translations.quant,
     }
 

@@ -2,7 +2,8 @@
 
 Its input and output stay float32, integers and zero points stay as they are, and so do the scales: from opset 23 on
 QuantizeLinear and DequantizeLinear take a scale in float32 beside a tensor in a shorter type (up to opset 22 both must
-have one type), so that a scale is never rounded. TensorRT-RTX 1.7 builds the same int8 convolutions from it.
+have one type), so that a scale is never rounded; those of weights in blocks are, and are such that fp16 holds them.
+TensorRT-RTX 1.7 builds the same int8 convolutions from it.
 onnxruntime.transformers.float16 was not used: it clips what fp16 cannot hold without a word, rounds scales with the
 rest, and has no bf16.
 """
@@ -16,6 +17,7 @@ import onnx
 from onnx import TensorProto, defs, helper, numpy_helper, version_converter
 
 from bitwright.foundation.errors import UsageError
+from deploy.onnx_attributes import number
 from deploy.onnx_float_fit import in_words, unfit
 from deploy.runtimes import FloatPrecision
 
@@ -131,7 +133,9 @@ class _Conversion:
         if not is_short:
             return {name: TensorProto.FLOAT for _, name in names}
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            return {name: TensorProto.FLOAT if index == 1 else self.short for index, name in names}
+            # TensorRT-RTX 1.7 does not build blocks whose scales have another type than what they are dequantised to.
+            exact = not number(node, "block_size", 0)
+            return {name: TensorProto.FLOAT if index == 1 and exact else self.short for index, name in names}
         formal = _formal(node, self.file)
         assert formal is not None
         # Some inputs are float32 whatever the others are, such as the factors of Resize.

@@ -14,10 +14,13 @@ from onnx import numpy_helper
 from bitwright.foundation.errors import VerificationError
 from compress.plan import Plan
 from compress.quantizers import Granularity, QuantFormat
+from deploy.onnx_attributes import number
 from deploy.onnx_layers import layers_with_weights
 
 E4M3 = "float8_e4m3fn"
 """numpy's name of FLOAT8E4M3FN."""
+INT4 = "int4"
+"""numpy's name of ONNX's type; only weights in blocks are stored in it."""
 
 _MOVES = frozenset({"Transpose", "Reshape", "DepthToSpace", "Slice", "Split", "Identity", "Flatten", "Squeeze"})
 """Operators between a DequantizeLinear and a layer that leave every value as it is."""
@@ -69,6 +72,9 @@ class _File:
             return f"its {'values' if form.is_fp8 else 'integers'} reach from {stored.min():g} to {stored.max():g}"
         if scale is not None and scale.size > 1 and form.granularity is Granularity.TENSOR:
             return f"it has {scale.size} scales"
+        block = int(number(step, "block_size", 0))
+        if block != (form.block or 0):
+            return f"it is in blocks of {block}" if block else "it is not in blocks"
         return _off_centre(zero, form)
 
     def input_complaint(self, node: onnx.NodeProto, form: QuantFormat) -> str | None:
@@ -127,7 +133,9 @@ def _stored_as(dtype: np.dtype[Any], form: QuantFormat) -> bool:
     """Whether a type of a file is that of a format; narrow integers lie in 8 bits."""
     if form.is_fp8 or dtype.name == E4M3:
         return form.is_fp8 and dtype.name == E4M3
-    return (dtype.kind == "i") == form.signed
+    if dtype.name == INT4:
+        return form.block is not None
+    return form.block is None and (dtype.kind == "i") == form.signed
 
 
 def _off_centre(zero: NDArray[Any] | None, form: QuantFormat) -> str | None:
@@ -142,4 +150,5 @@ def _words(form: QuantFormat) -> str:
     sign, middle = ("signed" if form.signed else "unsigned"), ("symmetric" if form.symmetric else "asymmetric")
     if form.is_fp8:
         return f"E4M3, by {form.granularity.value}"
-    return f"{form.bits} bits, {sign}, {middle}, by {form.granularity.value}"
+    by = form.granularity.value if form.block is None else f"blocks of {form.block}"
+    return f"{form.bits} bits, {sign}, {middle}, by {by}"

@@ -4,6 +4,8 @@ import onnx
 from onnxscript import opset18 as op
 from onnxscript import values
 
+from deploy.onnx_blocks import BLOCKS, BLOCKS_DOMAIN
+
 _DOMAIN = "qonnx.custom_op.general"
 _QUANT = values.Op(
     values.Opset(_DOMAIN, 1),
@@ -22,6 +24,22 @@ _QUANT = values.Op(
         ],
     ),
 )
+_BLOCKS = values.Op(
+    values.Opset(BLOCKS_DOMAIN, 1),
+    BLOCKS,
+    onnx.defs.OpSchema(
+        BLOCKS,
+        BLOCKS_DOMAIN,
+        1,
+        inputs=[
+            onnx.defs.OpSchema.FormalParameter("q", "Q"),
+            onnx.defs.OpSchema.FormalParameter("scale", "T"),
+        ],
+        outputs=[onnx.defs.OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("Q", ["tensor(int8)"], ""), ("T", ["tensor(float)"], "")],
+        attributes=[onnx.defs.OpSchema.Attribute("block", onnx.defs.OpSchema.AttrType.INT)],
+    ),
+)
 
 
 def quantize_dequantize(x, scale, zero_point):
@@ -32,6 +50,11 @@ def quantize_dequantize(x, scale, zero_point):
 def dequantize(q, scale, zero_point, axis=0):
     """A constant behind DequantizeLinear, per channel along `axis`."""
     return op.DequantizeLinear(q, scale, zero_point, axis=axis)
+
+
+def dequantize_blocks(q, scale, block=0):
+    """A constant that `deploy.onnx_blocks` puts behind DequantizeLinear when the file is written."""
+    return _BLOCKS(q, scale, block=block)
 
 
 def quant(x, scale, zero_point, bits, signed=True, narrow=True):

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from bitwright.foundation.errors import UsageError
 
+W4A16 = "w4a16"
+"""What a layer executes in whose weights are stored in 4 bits and multiplied in a 16-bit float."""
+
 
 class Runtime(StrEnum):
     """The software that loads and runs an engine."""
@@ -26,6 +29,11 @@ class Runtime(StrEnum):
     @property
     def has_fp8(self) -> bool:
         """Whether engines with layers in fp8 are built for it."""
+        return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
+
+    @property
+    def has_weight_blocks(self) -> bool:
+        """Whether engines with layers whose weights alone are quantised, in blocks, are built for it."""
         return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
 
     @property

@@ -81,6 +81,12 @@ class PrecisionRule(Part):
         return DType.FP8 in {self.weight_dtype, self.act_dtype}
 
     @property
+    def in_blocks(self) -> bool:
+        """Whether only weights are quantised, in blocks that share a scale, and multiplied in a 16-bit float."""
+        blocks = self.weight is not None and self.weight.block is not None and self.weight_bits == 4
+        return blocks and self.act_dtype in {DType.FP16, DType.BF16}
+
+    @property
     def act_bits(self) -> int:
         """Bits of information per activation."""
         return self.executes_as.bits if self.act is None else self.act.width

@@ -102,7 +102,7 @@ def measure(
 
     A measurement on another machine that was cut short goes on with the same command.
     """
-    from bitwright.runs.request import parse_size
+    from bitwright.runs.options import parse_size
 
     size = parse_size(input_size)
     must_be_a_run(run)

@@ -164,8 +164,10 @@ def compress(
         raise UsageError("--resume continues a run and --overwrite removes it; give one of them")
     base = Recipe({}) if recipe is None else load_recipe(recipe)
     request = resolve(base, flags, assignments or ())
-    if reconstruct and request.precision is Precision.FP8:
-        raise UsageError("--reconstruct learns how integers are rounded; leave it out, or --precision fp8")
+    if reconstruct and request.precision is not Precision.INT8:
+        raise UsageError(
+            f"--reconstruct learns how integers are rounded; leave it out, or --precision {request.precision}"
+        )
     request.check_inputs()
     with showing_progress():
         if save is not None:

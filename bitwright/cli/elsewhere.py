@@ -36,7 +36,7 @@ def bundle(
     It holds the engine, its float baseline, an input and a runner, and needs nothing there but Python, numpy and the
     runtime: `python3 FILE`.
     """
-    from bitwright.runs.request import parse_size
+    from bitwright.runs.options import parse_size
 
     size = parse_size(input_size)
     must_be_a_run(run)

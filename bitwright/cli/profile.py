@@ -59,8 +59,8 @@ def profile(
 
     Every line is on the disk as soon as it is measured: stop at any moment, and the same command goes on.
     """
+    from bitwright.runs.options import parse_size
     from bitwright.runs.profile_summary import ProfileRequest
-    from bitwright.runs.request import parse_size
 
     request = ProfileRequest(
         checkpoints=tuple(checkpoints or ()),

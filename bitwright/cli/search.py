@@ -90,9 +90,9 @@ def quantnas(
     same result.
     """
     from bitwright.foundation.errors import UsageError
+    from bitwright.runs.options import parse_size
     from bitwright.runs.quantnas import search
     from bitwright.runs.quantnas_request import QuantnasRequest, assigned, quantity
-    from bitwright.runs.request import parse_size
 
     if cost not in (None, "latency", "bitops"):
         raise UsageError(f"--cost is latency or bitops, not {cost}")

@@ -10,7 +10,7 @@ from bitwright.report import charts
 from bitwright.report.measured import Latency, LatencyStats
 from bitwright.report.schema import Layer, Quality, Report
 
-_KNOWN_PRECISIONS = ("int8", "int4", "fp8", "bf16", "fp16", "fp32")
+_KNOWN_PRECISIONS = ("int8", "int4", "w4a16", "fp8", "bf16", "fp16", "fp32")
 _WORST_SHOWN = 20
 
 
@@ -119,5 +119,5 @@ def _series(label: str, style: str, stats: LatencyStats) -> charts.Series:
 
 def _precision_row(label: str, counts: dict[str, int]) -> PrecisionRow:
     total = sum(counts.values())
-    order = sorted(counts, key=lambda name: (not name.startswith(("int", "fp8")), name))
+    order = sorted(counts, key=lambda name: (not name.startswith(("int", "fp8", "w4")), name))
     return PrecisionRow(label, tuple((name, counts[name], counts[name] / total) for name in order if counts[name]))

@@ -36,7 +36,7 @@ class CurveRequest(CompressRequest):
         if self.narrow is not None:
             raise UsageError("narrow: a curve's plans are of the network as it is; narrow with `bitwright compress`")
         if self.precision is not Precision.INT8:
-            raise UsageError("precision: a curve's plans are of int8 and float; use `bitwright compress` for fp8")
+            raise UsageError("precision: a curve's plans are of int8 and float; use `bitwright compress` for others")
         return self
 
     @property

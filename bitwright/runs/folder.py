@@ -23,7 +23,8 @@ from bitwright.recipes import dump_recipe, load_recipe
 from bitwright.runs.inputs import InputHashes
 from bitwright.runs.journal import Journal, values_of
 from bitwright.runs.lock import LOCK, FolderLock
-from bitwright.runs.request import CompressRequest, option_name
+from bitwright.runs.options import option_name
+from bitwright.runs.request import CompressRequest
 from bitwright.runs.run_log import LoggingReporter, RunLog
 from deploy.environment import Environment
 

@@ -38,7 +38,6 @@ BALANCED = "work/balanced.safetensors"
 FIRST_STAGE, NARROWED = "float", "narrowed"
 DENSE, SPARSE = "work/dense.safetensors", "work/sparse.safetensors"
 NARROW, KEPT = "work/narrow.safetensors", "work/narrow.json"
-TRACE_SIDE = 64
 SENSITIVITY_SAMPLES = 4
 PROBE_SIZE = (61, 53)
 """An odd input size on which graph transforms are proven."""
@@ -70,13 +69,12 @@ class Job:
         recorded = None if started is None else started.values.get("runtime")
         runtime = choose_runtime(profile, request.runtime or (recorded if isinstance(recorded, str) else None))
         loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
-        side = max(TRACE_SIDE, loaded.workload.min_input_side)
-        example = loaded.workload.example_input(side, side)
-        original = capture(loaded.module, example)
+        example = loaded.workload.traced_at()
+        original = capture(loaded.module, example, one_size=loaded.workload.takes_one_size)
         graph = prepare(original)
         least = loaded.workload.min_input_side
         probe = loaded.workload.example_input(*(max(least, s) for s in PROBE_SIZE))
-        prove_equal(original, graph, example if isinstance(loaded.workload, Classification) else probe)
+        prove_equal(original, graph, example if loaded.workload.takes_one_size else probe)
         job = Job(request, run, loaded, profile, runtime, original, graph, graph, example)
         if run.stage_done(NARROWED) and not run.values(NARROWED)["skipped"]:
             job.become(load_graph(cut_channels(graph, json.loads((run.path / KEPT).read_bytes())), run.path / NARROW))
@@ -197,11 +195,15 @@ class Job:
         for (name, _), row in zip(layer_nodes(self.graph), self.table.rows, strict=True):
             rule = rule_of(self.profile, row.op, self.runtime, precision)
             layer = layer_plan(rule) if rule else LayerPlan(reason=f"no native {precision.kernel} in the profile")
+            block = None if layer.weight is None else layer.weight.block
+            if block is not None and row.input_shape[-1] % block:
+                layer = LayerPlan(reason=f"blocks of {block} weights do not divide its {row.input_shape[-1]} inputs")
             decided = self.sparsity.get(name)
             layers[name] = layer.model_copy(update={"sparsity": decided.pattern if decided else None})
         if not any(layer.quantized for layer in layers.values()):
+            why = next((f" ({n}: {p.reason})" for n, p in layers.items() if "blocks" in p.reason), "")
             raise UsageError(
-                f"{self.profile.id} executes no layer of this network {precision.computed} in {self.runtime}; "
+                f"{self.profile.id} executes no layer of this network {precision.computed} in {self.runtime}{why}; "
                 "choose another --runtime or device (see: bitwright devices)"
             )
         placement = Placement(self.request.placement) if self.request.placement else default_placement(self.runtime)

@@ -133,7 +133,7 @@ def _add(run: Path, timed: ComparisonResult, table: Path) -> None:
     """Add the engine and its baseline to a latency table, named by what the engine is and by its artefact."""
     report, plan = load_report(run), Plan.load(run / PLAN)
     count = len(plan.quantized_layers)
-    whole = ("fp8" if plan.fp8 else "int8") if count else plan.float_precision
+    whole = ("fp8" if plan.fp8 else "w4a16" if plan.weight_only else "int8") if count else plan.float_precision
     kinds = {ENGINE_NAME: "mixed" if 0 < count < len(plan.layers) else whole}
     rows = LatencyTable()
     for measurement in timed.measurements:

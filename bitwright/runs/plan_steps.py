@@ -11,7 +11,8 @@ def plan_steps(job: Job, plan: Plan) -> tuple[PlanStep, ...]:
     """Every plan from the first to the one that was built, which is marked as chosen."""
     total = len(job.first_plan().quantized_layers)
     nearest, better = job.run.values("nearest"), job.run.values("reconstructed")
-    steps = [PlanStep(step=0, quantized_layers=total, drop_db=nearest["drop"], note="all layers, nearest rounding")]
+    how = f"all layers, rounded {job.request.precision.rounded}"
+    steps = [PlanStep(step=0, quantized_layers=total, drop_db=nearest["drop"], note=how)]
     if better["skipped"] is None:
         steps.append(PlanStep(step=1, quantized_layers=total, drop_db=better["drop"], note="all layers, reconstructed"))
     trained = job.run.values("recovered")

@@ -19,7 +19,8 @@ from pydantic import (
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.complaints import complaint
-from bitwright.runs.precision import NOT_IN_FP8, Precision, require_device
+from bitwright.runs.options import POSITIONAL, option_name, split_size
+from bitwright.runs.precision import ON_INTEGERS, Precision, require_device
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 PlacementName = Literal["inputs", "inputs_outputs", "everything"]
@@ -33,10 +34,6 @@ Side = Annotated[int, Field(ge=1, le=16384)]
 
 AUTO = ("auto", "domino", "sls")
 """Sparsity: a pattern for each layer, as many weights in all as 2:4 keeps: by measured sensitivity, or by a search."""
-
-_POSITIONAL = ("checkpoint",)
-_RENAMED = {"eval_data": "--eval"}
-_SIZE = re.compile(r"(\d+)\s*[xX\N{MULTIPLICATION SIGN},]\s*(\d+)")
 
 
 class CompressRequest(BaseModel):
@@ -77,7 +74,9 @@ class CompressRequest(BaseModel):
         default=64, description="Side of a calibration crop, in pixels of the network's input."
     )
     precision: Precision = Field(
-        default=Precision.INT8, description="What quantised layers compute in: int8, or fp8 where the GPU has it."
+        default=Precision.INT8,
+        description="What quantised layers compute in: int8; fp8 where the GPU has it; w4a16: 16-bit floats, with "
+        "matrices in 4 bits.",
     )
     sparsity: str | None = Field(
         default=None,
@@ -137,6 +136,9 @@ class CompressRequest(BaseModel):
     stretched: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of its crops that are stretched to black and white, for pages of text."
     )
+    arithmetic: Literal["float32", "bf16"] = Field(
+        default="float32", description="What such training computes convolutions and matrix products in."
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="Threads that latency is measured on.")
     input_size: tuple[Side, Side] = Field(
         default=(128, 128), description="Height x width of the network input that latency is measured on, in pixels."
@@ -159,7 +161,7 @@ class CompressRequest(BaseModel):
     @field_validator("input_size", mode="before")
     @classmethod
     def _size_from_text(cls, value: Any) -> Any:
-        return _split_size(value) if isinstance(value, str) else value
+        return split_size(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_length_of_training(self) -> Self:
@@ -231,10 +233,10 @@ class CompressRequest(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _works_in_fp8(self) -> Self:
-        asked = [name for name in NOT_IN_FP8 if getattr(self, name) is not None]
-        if self.precision is Precision.FP8 and asked:
-            raise UsageError(f"{option_name(asked[0])} needs integers; leave it out, or --precision fp8")
+    def _works_in_the_precision(self) -> Self:
+        asked = [name for name in ON_INTEGERS if getattr(self, name) is not None]
+        if self.precision is not Precision.INT8 and asked:
+            raise UsageError(f"{option_name(asked[0])} needs integers; leave it out, or --precision {self.precision}")
         return self
 
     @property
@@ -257,7 +259,7 @@ class CompressRequest(BaseModel):
         words = ["bitwright", self.verb]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if name in _POSITIONAL:
+            if name in POSITIONAL:
                 words.append(str(value))
             elif value == field.default:
                 continue
@@ -272,28 +274,3 @@ class CompressRequest(BaseModel):
     def command_line(self) -> str:
         """`command` as one line for a shell."""
         return shlex.join(self.command())
-
-
-def parse_size(text: str, option: str = "--input-size") -> tuple[int, int]:
-    """(height, width) of a text such as 128x128; UsageError, which names `option`, for anything else."""
-    try:
-        size = _split_size(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {text!r} is not valid; {error}") from error
-    if min(size) < 1:
-        raise UsageError(f"{option}: {text!r} is not valid; both sides must be at least 1 pixel")
-    return size
-
-
-def _split_size(text: str) -> tuple[int, int]:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError("expected height x width in pixels, such as 128x128")
-    return int(found[1]), int(found[2])
-
-
-def option_name(field: str) -> str:
-    """The flag of a field: calibration_count is --calibration-count."""
-    if field in _POSITIONAL:
-        return field.upper()
-    return _RENAMED.get(field, "--" + field.replace("_", "-"))

@@ -16,9 +16,12 @@ def integer_rule(profile: DeviceProfile, op: Op, runtime: Runtime) -> PrecisionR
 
 
 def rule_of(profile: DeviceProfile, op: Op, runtime: Runtime, precision: Precision) -> PrecisionRule | None:
-    """The first native rule of the profile for an operator in a precision, with the forms of both tensors."""
+    """The first native rule of the profile for an operator in a precision, with the forms of what is quantised."""
     if precision is Precision.INT8:
         return integer_rule(profile, op, runtime)
+    if precision is Precision.W4A16:
+        rules = profile.rules_for(op, runtime.value, native_only=True) if runtime.has_weight_blocks else ()
+        return next((rule for rule in rules if rule.in_blocks), None)
     rule = profile.fp8_rule(op, runtime.value) if runtime.has_fp8 else None
     return rule if rule is not None and rule.weight is not None and rule.act is not None else None
 
@@ -29,7 +32,7 @@ def layer_plan(rule: PrecisionRule) -> LayerPlan:
     assert rule.act is not None
     return LayerPlan(
         weight=quant_format(rule.weight, rule.weight_bits, rule.reduce_range),
-        activation=quant_format(rule.act, rule.act_bits),
+        activation=None if rule.in_blocks else quant_format(rule.act, rule.act_bits),
     )
 
 
@@ -43,4 +46,5 @@ def quant_format(tensor: TensorFormat, bits: int, reduce_range: bool = False) ->
         signed=fp8 or tensor.dtype.value.startswith("int"),
         reduce_range=reduce_range,
         encoding=Encoding.E4M3 if fp8 else Encoding.INTEGER,
+        block=tensor.block,
     )

@@ -24,6 +24,7 @@ from compress.placement import place
 from compress.plan import Plan
 from compress.ranges import RangeMethod, set_ranges
 from compress.reconstruction import ReconstructionSettings, reconstruct
+from compress.second_order_rounding import factors, round_weights
 from compress.statistics import collect
 from deploy.engine import Runtime
 from deploy.engines import build_engine, read_spec
@@ -85,20 +86,26 @@ def balanced_graph(job: Job) -> tuple[fx.GraphModule, dict[str, object]]:
 
 
 def nearest(job: Job) -> None:
-    """Balance channels (pruning has done so), set ranges on calibration data, round to nearest, correct biases."""
+    """Balance channels (pruning has done so), set ranges on calibration data, round, correct biases.
+
+    To nearest; weights in blocks of 4 bits by the damage to each layer's output.
+    """
     plan, inputs = job.first_plan(), job.calibration
     sparse = job.request.sparsity is not None
     graph, values = (load_graph(job.graph, job.run.path / SPARSE), {}) if sparse else balanced_graph(job)
     statistics = collect(graph, inputs, {site.tensor.name for site in place(graph, plan)})
     method = RangeMethod(job.request.range_method)
-    model = set_ranges(graph, plan, statistics, method, method)
+    blocks = job.request.precision is Precision.W4A16
+    model = set_ranges(graph, plan, statistics, method, RangeMethod.MSE if blocks else method)
+    if blocks:
+        round_weights(model, graph, factors(graph, inputs, set(model.weights)))
     save_graph(graph, job.run.path / BALANCED)
     correct_biases(model, inputs, job.teacher if sparse else None)
     model.save(job.run.path / NEAREST)
     reference = job.evaluate(job.original)
     drop = reference - job.evaluate(model.simulate())
-    stored, unit = job.request.precision.stored, job.loaded.workload.unit
-    note(f"{stored} by nearest rounding: drop {drop:.3f} {unit} on held-out samples")
+    precision, unit = job.request.precision, job.loaded.workload.unit
+    note(f"{precision.stored}, rounded {precision.rounded}: drop {drop:.3f} {unit} on held-out samples")
     job.run.finish_stage("nearest", [BALANCED, NEAREST], {**values, "float_quality": reference, "drop": drop})
 
 
@@ -111,9 +118,10 @@ def reconstructed(job: Job) -> None:
     """Reconstruct rounding and ranges against the float network's output, unless nearest rounding is good enough."""
     before = float(job.run.values("nearest")["drop"])
     allowed = allowed_drop(job)
-    if job.request.precision is Precision.FP8:
-        note("fp8 is rounded to nearest: no reconstruction")
-        values = {"drop": before, "skipped": "fp8 is rounded to nearest", "model": NEAREST}
+    if job.request.precision is not Precision.INT8:
+        why = f"{job.request.precision} is rounded {job.request.precision.rounded}"
+        note(f"{why}: no reconstruction")
+        values = {"drop": before, "skipped": why, "model": NEAREST}
         job.run.finish_stage("reconstructed", [], values)
         return
     if not job.request.reconstruct or (allowed is not None and before <= allowed):

@@ -13,6 +13,7 @@ from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.runtime_packages import import_runtime
 from deploy.engines.tensorrt_record import BuildRecord, BuiltLayer
 from deploy.engines.tensorrt_target import why_not_here
+from deploy.runtimes import W4A16
 
 _OPS = {"correlation": "Convolution", "deconv": "Deconvolution"}
 """Kinds of layers whose TensorRT names do not say that they are convolutions."""
@@ -101,7 +102,8 @@ class TensorRtEngine(Engine):
 def precision_of(layer: BuiltLayer) -> str:
     """What a layer executes in: for a convolution or matrix product the type that its input and weight share.
 
-    In a fusion any operand may come first, so that all of them have to share it.
+    In a fusion any operand may come first, so that all of them have to share it; 4-bit weights beside 16-bit floats are
+    what a kernel dequantises for itself.
     """
     if layer.kind == _FUSION:
         types = (*layer.inputs, *layer.constants)
@@ -110,7 +112,7 @@ def precision_of(layer: BuiltLayer) -> str:
     else:
         types = layer.inputs[:1]
     named = dict.fromkeys(_PRECISIONS.get(name.lower(), name.lower()) for name in types or layer.outputs[:1])
-    return "+".join(named)
+    return W4A16 if set(named) in ({"int4", "fp16"}, {"int4", "bf16"}) else "+".join(named)
 
 
 def _op_of(layer: BuiltLayer) -> str:

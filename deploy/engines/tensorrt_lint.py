@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Runtime
+from deploy.onnx_attributes import number
 from deploy.onnx_layers import LAYER_OPS, layers_with_weights
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -158,6 +159,11 @@ def _unfused(graph: _Graph, name: str, node: onnx.NodeProto, runtime: Runtime) -
         return Finding(layer=name, node=str(node.name or node.output[0]), problem=problem, remedy=remedy, refused=False)
 
     weight = _weight_quantiser(graph, node)
+    if weight is not None and number(weight, "block_size", 0):
+        # Multiplied in float, as it was planned, by a kernel that dequantises them.
+        if node.op_type not in {"Gemm", "MatMul"}:
+            yield float_because("its weights are in blocks", "quantise weights of convolutions to int8")
+        return
     carried, blocker = _carried(graph, node.input[0])
     if weight is None:
         if carried:

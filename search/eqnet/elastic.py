@@ -83,7 +83,8 @@ class ElasticWeight(_Elastic):
         super().__init__(mode)
         self.axis, self.bits, self.channels = axis, tuple(bits), weight.shape[axis]
         self.variants = {
-            _weight_key(b, g, s): (b, g, s) for b in bits for g in Granularity for s in (True, False)
+            _weight_key(b, g, s): (b, g, s)
+            for b in bits for g in (Granularity.TENSOR, Granularity.CHANNEL) for s in (True, False)
         }  # fmt: skip
         for key, (_, granularity, symmetric) in self.variants.items():
             self._add(key, self.channels if granularity is Granularity.CHANNEL else 1, symmetric)

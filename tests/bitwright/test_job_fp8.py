@@ -34,7 +34,7 @@ def test_a_trained_network_is_compressed_to_fp8(data: Path, tmp_path: Path, caps
     assert "3 of 3 layers would run in fp8, 100.0 % of" in planned.out
     ended = command(capsys, *words)
     assert ended.code == 0, ended.err
-    assert "fp8 by nearest rounding: drop" in ended.err
+    assert "fp8, rounded to nearest: drop" in ended.err
     assert "fp8 is rounded to nearest: no reconstruction" in ended.err
     report = read_json(run / "report.json")
     # With 4 significant bits everywhere it loses 5 dB: all but one layer go back to float.
@@ -72,7 +72,7 @@ def test_what_does_not_work_in_fp8_is_refused_in_one_line(
     x86 = ended("--runtime", "openvino", device="x86-avx2").refusal()
     assert f"--precision fp8: x86-avx2 with openvino has no native fp8; {devices}" in x86
     assert "a curve's plans are of int8 and float" in ended(verb="curve").refusal()
-    assert "--precision: 'fp4' is not valid; expected 'int8' or 'fp8'" in ended(precision="fp4").refusal()
+    assert "--precision: 'fp4' is not valid; expected 'int8', 'fp8' or 'w4a16'" in ended(precision="fp4").refusal()
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,184 @@
+"""Networks of matrix products that take one input size only: weights in 4 bits for a GPU, and integers for this CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import cross_entropy
+
+from compress.compressed import CompressedModel
+from compress.plan import Plan
+from compress.quantizers import Granularity
+from tests.bitwright.job_helpers import Ended, command, compress, read_json, tiny_checkpoint
+from tests.bitwright.test_job_fp8 import for_a_gpu_elsewhere
+
+W4A16 = ("--device", "rtx-4090", "--precision", "w4a16")
+MODELS = """
+import torch
+from torch import nn
+
+from workloads.classification.format import ClassificationFormat
+from workloads.classification.task import Classification
+
+TASK = Classification(ClassificationFormat(10, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32))
+
+
+def perceptron():
+    layers = nn.Flatten(), nn.Linear(3072, 256), nn.ReLU(), nn.Linear(256, 192), nn.ReLU(), nn.Linear(192, 10)
+    return nn.Sequential(*layers), TASK
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 8, 8)
+        self.places = nn.Parameter(0.02 * torch.randn(1, 16, 32))
+        self.norm, self.qkv, self.projection = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.feed_forward = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        split = self.qkv(self.norm(tokens)).reshape(x.shape[0], 16, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        seen = nn.functional.scaled_dot_product_attention(*split.unbind(0))
+        tokens = tokens + self.projection(seen.transpose(1, 2).reshape(x.shape[0], 16, 32))
+        tokens = tokens + self.feed_forward(tokens)
+        return self.head(tokens.mean(1))
+
+
+def transformer():
+    return Transformer(), TASK
+"""
+
+
+@pytest.fixture
+def images(data: Path) -> Path:
+    return data / "classification" / "cifar10"
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module with the networks that can be imported by its name, `matrices`."""
+    (tmp_path / "matrices.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def trained(models: Path, images: Path, name: str, steps: int) -> Path:
+    """A checkpoint of one of the networks after some steps on real images."""
+    import matrices  # type: ignore[import-not-found]
+
+    torch.manual_seed(0)
+    network, task = getattr(matrices, name)()
+    samples = task.training(images, 32)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for step in range(steps):
+        batch = [samples[i] for i in range(64 * step, 64 * (step + 1))]
+        inputs, labels = torch.stack([x for x, _ in batch]), torch.stack([torch.as_tensor(y) for _, y in batch])
+        optimizer.zero_grad()
+        cross_entropy(network(inputs), labels).backward()
+        optimizer.step()
+    path = models / f"{name}.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@for_a_gpu_elsewhere
+def test_matrices_are_stored_in_4_bits_and_multiplied_in_fp16(
+    models: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, run = trained(models, images, "perceptron", 150), tmp_path / "run"
+    words = ("--model", "matrices:perceptron", "--data", images, "--calibration-count", "64", "--out", run)
+    ended = command(capsys, "compress", checkpoint, *W4A16, *words)
+    assert ended.code == 0, ended.err
+    assert "weights in 4 bits, rounded by the damage to each layer's output: drop" in ended.err
+    assert "w4a16 is rounded by the damage to each layer's output: no reconstruction" in ended.err
+    assert "runs in float" not in ended.err
+    report = read_json(run / "report.json")
+    assert report["audit"]["planned"] == report["audit"]["executed"] == {"w4a16": 2, "fp16": 1}
+    assert [(layer["weight_bits"], layer["act_bits"]) for layer in report["layers"]] == [(4, 16), (4, 16), (16, 16)]
+    macs = [layer["macs"] for layer in report["layers"]]
+    assert report["bitops"]["planned"] == 64 * sum(macs[:2]) + 256 * macs[2]
+    plan = Plan.load(run / "plan.json")
+    assert plan.layers["5"].reason == "blocks of 128 weights do not divide its 192 inputs"
+    assert plan.weight_only
+    assert abs(report["plan_search"][0]["drop_db"]) < 3
+    kinds = {t.name: t.data_type for t in onnx.load(run / "model.onnx").graph.initializer}
+    assert [kinds[f"{name}.weight.integers"] for name in "13"] == [onnx.TensorProto.INT4] * 2
+    # 4 bits a weight and a scale for each 128 of them, beside 32 bits in the file of the float network.
+    float_bytes = (run / "float" / "float.onnx").stat().st_size
+    assert (run / "model.onnx").stat().st_size < float_bytes / 6
+    assert "p-w4a16" in (run / "report.html").read_text()
+    again = command(capsys, "compress", checkpoint, *W4A16, *words, "--resume")
+    assert again.code == 0, again.err
+
+
+def test_what_has_no_weights_in_4_bits_is_refused_in_one_line(
+    models: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*more: str | Path, device: str = "rtx-4090") -> Ended:
+        words = ("--data", images, "--out", tmp_path / "run", "--device", device, "--precision", "w4a16")
+        return command(capsys, "compress", tiny_checkpoint(tmp_path), *words, *more)
+
+    assert "--recover needs integers; leave it out, or --precision w4a16" in ended("--recover", "9").refusal()
+    assert "leave it out, or --precision w4a16" in ended("--reconstruct").refusal()
+    line = ended(device="x86-avx2").refusal()
+    assert "--precision w4a16: x86-avx2 has no native w4a16; these devices have: a100-sxm-80gb" in line
+    assert not (tmp_path / "run").exists()
+
+
+@for_a_gpu_elsewhere
+def test_a_network_without_matrices_that_fit_is_refused_with_the_reason(
+    models: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = trained(models, images, "transformer", 1)
+    words = ("--model", "matrices:transformer", "--data", images, "--calibration-count", "8", "--out", tmp_path / "run")
+    line = command(capsys, "compress", checkpoint, *W4A16, *words).refusal()
+    assert "executes no layer of this network on weights in 4 bits in tensorrt-rtx" in line
+    assert "(qkv: blocks of 128 weights do not divide its 32 inputs)" in line
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_transformer_with_learned_places_runs_on_integers_here(
+    runtime: str, models: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, run = trained(models, images, "transformer", 60), tmp_path / "run"
+    more = ("--model", "matrices:transformer", "--runtime", runtime, "--no-reconstruct", "--calibration-count", "64")
+    ended = compress(capsys, checkpoint, images, run, *more)
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    report = read_json(run / "report.json")
+    assert report["audit"]["executed"].get("int8", 0) >= 5
+    assert report["audit"]["mismatches"] == []
+    assert report["quality"]["engine"]["mean"] > 15
+
+
+def test_a_plan_with_blocks_survives_its_file(tmp_path: Path) -> None:
+    from compress.graph import capture
+    from compress.plan import LayerPlan, Placement
+    from compress.quantizers import W4_BLOCKS
+    from compress.ranges import RangeMethod, set_ranges
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    graph = capture(network, torch.randn(1, 3, 16, 16), one_size=True)
+    layers = {"1": LayerPlan(weight=W4_BLOCKS), "3": LayerPlan()}
+    plan = Plan(architecture="x", device="d", runtime="r", float_precision="fp16", placement=Placement.INPUTS,
+                layers=layers)  # fmt: skip
+    model = set_ranges(graph, plan, {}, weights=RangeMethod.MSE)
+    weight = model.weights["1.weight"]
+    assert weight.form.granularity is Granularity.BLOCK
+    assert weight.params.scale.shape == (8, 6)
+    error = (weight.values - network[1].weight).abs()  # type: ignore[operator]
+    assert (error <= 0.55 * weight.params.broadcast(2)[0]).float().mean() > 0.95
+    model.save(tmp_path / "model.safetensors")
+    again = CompressedModel.load(tmp_path / "model.safetensors", graph)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model.simulate()(x), again.simulate()(x))
+    assert again.plan == plan
+    assert again.weights["1.weight"].stored_bytes == 8 * 768 // 2

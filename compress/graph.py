@@ -33,16 +33,34 @@ def capture(module: nn.Module, example: Tensor, *, one_size: bool = False) -> fx
     """
     frozen = copy.deepcopy(module).eval()
     try:
-        program = _traced(frozen, example, (2, 3))
+        graph_module = _as_graph(_traced(frozen, example, (2, 3)), type(module).__name__)
+        fixed = one_size and not _takes_another_size(graph_module, example)
     except _UNTRACEABLE as error:
         if not one_size:
             raise GraphError(
                 f"{type(module).__name__} cannot be traced with dynamic height and width: {_first_line(error)}"
             ) from error
-        try:
-            program = _traced(frozen, example, ())
-        except _UNTRACEABLE as again:
-            raise GraphError(f"{type(module).__name__} cannot be traced: {_first_line(again)}") from again
+        fixed = True
+    if not fixed:
+        return graph_module
+    try:
+        return _as_graph(_traced(frozen, example, ()), type(module).__name__)
+    except _UNTRACEABLE as error:
+        raise GraphError(f"{type(module).__name__} cannot be traced: {_first_line(error)}") from error
+
+
+def _takes_another_size(graph_module: fx.GraphModule, example: Tensor) -> bool:
+    """Whether a network runs at twice the height of `example`: the checks that would tell are not in its graph."""
+    try:
+        with torch.no_grad():
+            graph_module(torch.cat([example, example], 2))
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _as_graph(program: torch.export.ExportedProgram, name: str) -> fx.GraphModule:
+    """The graph of an exported network, without checks of sizes and without gradients."""
     graph_module = program.module()
     assert isinstance(graph_module, fx.GraphModule)
     _drop_guards(graph_module)
@@ -50,7 +68,7 @@ def capture(module: nn.Module, example: Tensor, *, one_size: bool = False) -> fx
     if isinstance(outputs, (tuple, list)) and len(outputs) == 1:
         output_node(graph_module).args = (outputs[0],)
     elif not isinstance(outputs, fx.Node):
-        raise GraphError(f"{type(module).__name__} returns {type(outputs).__name__}; a network has one tensor output")
+        raise GraphError(f"{name} returns {type(outputs).__name__}; a network has one tensor output")
     graph_module.graph.set_codegen(fx.graph.CodeGen())
     for parameter in graph_module.parameters():
         parameter.requires_grad_(False)

@@ -14,7 +14,7 @@ from bitwright.foundation.errors import UsageError
 from deploy.onnx_attributes import numbers
 from deploy.onnx_layers import node_key
 from deploy.runtimes import FloatPrecision
-from deploy.torch_aot import elementwise, layers, movement, sizes, windows
+from deploy.torch_aot import elementwise, layers, movement, normalisation, sizes, windows
 from deploy.torch_aot.quantisers import dequantize, quantize, stored
 from deploy.torch_aot.values import LayerConstants, Operator, Value, Values, in_type, unsupported
 
@@ -29,6 +29,8 @@ OPERATORS: dict[str, Operator] = {
     "ConvTranspose": layers.transposed_convolution,
     "Gemm": layers.matrix_product,
     "MatMul": layers.matrix_product,
+    "LayerNormalization": normalisation.layer_normalization,
+    "Softmax": normalisation.softmax,
     "Concat": movement.concatenation,
     "Split": movement.split,
     "Slice": movement.cut,

@@ -41,16 +41,11 @@ def channel_groups(graph_module: fx.GraphModule) -> Groups:
 
 
 def channels(node: fx.Node) -> int | None:
-    """Channels of an activation, or None where it is not one or its channel count is not constant.
-
-    None of three dimensions either: tokens [N, tokens, C] have their channels last.
-    """
+    """Channels of an activation; None where their number is not constant, and of tokens [N, tokens, C]."""
     value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.dim() in {0, 1, 3} or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.dim() < 2 or not value.is_floating_point() or node.op == "get_attr":
         return None
-    if node.op == "get_attr":
-        return None
-    return value.shape[1] if isinstance(value.shape[1], int) else None
+    return value.shape[1] if isinstance(value.shape[1], int) and value.dim() != 3 else None
 
 
 def dimension(node: fx.Node, position: int, rank: int) -> int:

@@ -1,9 +1,9 @@
 """What a step of quantisation-aware training costs: `python -m benchmarks.qat_step --data-root DIR`.
 
 One forward and backward pass with an optimiser step of the same network on the same batch: float, our learned scales,
-torch's fused kernels with nothing around them, Brevitas' layers, torch.ao's FX mode and, where it is installed,
-torchao's PT2E; all interleaved in one process. Each arm is timed in the faster of the two memory layouts, chosen by a
-trial; times are process CPU times.
+both with convolutions in bf16 too (`--set arithmetic=bf16` of `bitwright compress`), torch's fused kernels with nothing
+around them, Brevitas' layers, torch.ao's FX mode and, where it is installed, torchao's PT2E; all interleaved in one
+process. Each arm is timed in the faster of the two memory layouts, chosen by a trial; times are process CPU times.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 class Arm:
     """A network in training, and what its step took in each round, in seconds of CPU time.
 
-    `like`: the arm whose memory layout it takes. `captured`: its step is replayed as a CUDA graph.
+    `like`: the arm whose memory layout it takes. `captured`: its step is replayed as a CUDA graph. `bf16`: convolutions
+    are computed in it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Arm:
     layout: str = "contiguous"
     like: str | None = None
     captured: bool = False
+    bf16: bool = False
     optimizer: torch.optim.Optimizer | None = None
     graph: Any = None
 
@@ -79,8 +81,9 @@ class Arm:
     def _advance(self, images: Tensor, targets: Tensor) -> None:
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.network(images)
-        loss = nn.functional.l1_loss(getattr(output, "value", output), targets)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=not images.is_cuda):
+            output = self.network(images)
+        loss = nn.functional.l1_loss(getattr(output, "value", output).float(), targets)
         torch.autograd.backward(loss)
         self.optimizer.step()
 
@@ -119,6 +122,7 @@ def arms_of(module: nn.Module, images: Tensor, compiled: bool) -> list[Arm]:
         yield from ((FLOAT, free), (OURS, student_of(model, graph)))
 
     found = [Arm(name, network) for name, network in both()]
+    found += [Arm(f"{name}, bf16", network, like=name, bf16=True) for name, network in both()]
     if images.is_cuda:
         found += [Arm(f"{n}, CUDA graph", network, like=n, captured=True) for n, network in both()]
     if compiled:

@@ -69,6 +69,8 @@ class Job:
         recorded = None if started is None else started.values.get("runtime")
         runtime = choose_runtime(profile, request.runtime or (recorded if isinstance(recorded, str) else None))
         loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
+        if request.self_distillation and not isinstance(loaded.workload, Classification):
+            raise UsageError("self_distillation softens labels of classes; leave it out, this network makes pictures")
         example = loaded.workload.traced_at()
         original = capture(loaded.module, example, one_size=loaded.workload.takes_one_size)
         graph = prepare(original)

@@ -29,15 +29,23 @@ def settings_of(job: Job) -> RecoverySettings | None:
 
 
 def settings_for(job: Job, steps: int | None, minutes: float | None) -> RecoverySettings:
-    """A training of that length with the task's own defaults."""
+    """A training of that length with the task's own defaults, and what the request asks for."""
     request = job.request
-    arithmetic = Arithmetic(request.arithmetic)
+    return replace(
+        _defaults(job, steps, minutes),
+        arithmetic=Arithmetic(request.arithmetic),
+        truth_weight=request.truth,
+        self_distillation=request.self_distillation,
+    )
+
+
+def _defaults(job: Job, steps: int | None, minutes: float | None) -> RecoverySettings:
+    request = job.request
     if isinstance(job.loaded.workload, Classification):
         bits = min(
             (layer.weight.bits for layer in job.first_plan().layers.values() if layer.weight is not None), default=8
         )
-        settings = RecoverySettings.for_classifier(bits, steps=steps, minutes=minutes, seed=request.seed)
-        return replace(settings, arithmetic=arithmetic)
+        return RecoverySettings.for_classifier(bits, steps=steps, minutes=minutes, seed=request.seed)
     # Inner tensors of a narrower network have no counterpart.
     # What RFDN x4 was trained with, not tuned: in trials of 40 steps with all rates scaled together, a weight rate of
     # 0.03 gained 0.003 dB on held-out samples and 0.01 nothing; one with 0.1 was stopped. 0.02 itself had no trial.
@@ -48,7 +56,6 @@ def settings_for(job: Job, steps: int | None, minutes: float | None) -> Recovery
     return RecoverySettings(
         steps=steps, minutes=minutes, batch=8, scale_rate=1e-3, zero_rate=0.02, bias_rate=0.02, ema=0.98,
         feature_weight=0.0 if job.narrower else 0.01, channels_last=True, seed=request.seed,
-        arithmetic=arithmetic,
     )  # fmt: skip
 
 

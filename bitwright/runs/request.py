@@ -136,6 +136,12 @@ class CompressRequest(BaseModel):
     stretched: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of its crops that are stretched to black and white, for pages of text."
     )
+    truth: Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=0.0, description="Weight of the ground truth in its loss, beside what the float network says."
+    )
+    self_distillation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Share of the labels that its own past answers have taken over at its end (PS-KD)."
+    )
     arithmetic: Literal["float32", "bf16"] = Field(
         default="float32", description="What such training computes convolutions and matrix products in."
     )
@@ -167,6 +173,12 @@ class CompressRequest(BaseModel):
     def _one_length_of_training(self) -> Self:
         if self.recover is not None and self.recover_minutes is not None:
             raise UsageError("--recover gives steps and --recover-minutes a time; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _past_answers_soften_labels(self) -> Self:
+        if self.self_distillation and not self.truth:
+            raise UsageError("self_distillation softens labels; give them a weight too, such as --set truth=1")
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from bitwright.runs.recovery import FOLDER, RECOVERED, recovered, settings_of
 from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
+from compress.recovery.settings import Arithmetic
 from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos, tiny_checkpoint, tiny_request
 
 
@@ -43,6 +44,19 @@ def test_stage_improves_held_out_quality_and_hands_its_model_on(data: Path, tmp_
         model = CompressedModel.load(run.path / RECOVERED, job.graph)
         reference = run.values("nearest")["float_quality"]
         assert reference - job.evaluate(model.simulate()) == pytest.approx(values["drop"], abs=1e-9)
+
+
+def test_settings_of_the_training_are_those_of_the_request(data: Path, tmp_path: Path) -> None:
+    given = tiny_request(data, tmp_path, recover=3, arithmetic="bf16", truth=0.5)
+    with RunFolder.open(given) as run:
+        found = settings_of(Job.open(given, run))
+    assert found is not None
+    assert (found.steps, found.arithmetic, found.truth_weight) == (3, Arithmetic.BF16, 0.5)
+    with pytest.raises(UsageError, match="self_distillation softens labels; give them a weight too"):
+        CompressRequest.model_validate({**given.model_dump(), "truth": 0.0, "self_distillation": 0.5})
+    past = given.model_copy(update={"self_distillation": 0.5, "out": tmp_path / "past"})
+    with RunFolder.open(past) as run, pytest.raises(UsageError, match="this network makes pictures"):
+        Job.open(past, run)
 
 
 def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: Path) -> None:

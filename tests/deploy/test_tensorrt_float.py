@@ -187,7 +187,7 @@ def test_precisions_are_read_from_what_a_layer_multiplies() -> None:
     assert layer("correlation", ["Int8"], ["Int8", "Float", "Float"]) == "int8"
     assert layer("correlation", ["Half"], ["Int8", "Float", "Float"]) == "fp16+int8"
     assert layer("runtime_fusion", ["Half", "Half"], ["Half", "Half"], "__myl_CorrMulMax_myl0_6") == "fp16"
-    assert layer("runtime_fusion", ["Half"], ["Int4", "Half"], "__myl_ReplCastMulCastFc_myl0_2") == "fp16+int4"
+    assert layer("runtime_fusion", ["Half"], ["Int4", "Half"], "__myl_ReplCastMulCastFc_myl0_2") == "w4a16"
     assert layer("kgen", ["Float"], ["Half"]) == "fp32"
 
 

@@ -52,7 +52,7 @@ def _defaults(job: Job, steps: int | None, minutes: float | None) -> RecoverySet
     # Ranges at a scale rate of 2e-4 kept 0.05 dB more of Set14's page of text after 250 steps, and lost more in all
     # after 2400: 0.047 dB on Set14 and 0.025 on BSD100, with 1e-3 0.041 and 0.022. Stretched crops keep that page and
     # cost photographs: narrowed, a share of 0.05 lost 0.10 dB of it and 0.031 on BSD100 after 5000 steps, none 0.31 and
-    # 0.022 after 2400.
+    # 0.022 after 2400; narrowed less, a share of 0.02 lost 0.15 dB of it and 0.025 after 4500.
     return RecoverySettings(
         steps=steps, minutes=minutes, batch=8, scale_rate=1e-3, zero_rate=0.02, bias_rate=0.02, ema=0.98,
         feature_weight=0.0 if job.narrower else 0.01, channels_last=True, seed=request.seed,

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from compress.biases import give_biases
 from compress.compressed import CompressedModel
-from compress.graph import aten, bias_name, layer_nodes, set_tensor, tensor, weight_name
+from compress.graph import bias_name, channel_dimension, layer_nodes, set_tensor, tensor, weight_name
 from compress.statistics import observe
 
 
@@ -38,24 +38,19 @@ def correct_biases(
 def output_means(graph_module: fx.GraphModule, inputs: Tensor, wanted: set[str]) -> dict[str, Tensor]:
     """Mean over calibration data and positions of each wanted tensor, [C] in float64, by node name.
 
-    A linear layer's channels are its last dimension, those of all others the second.
+    Channels of what is no layer are its second dimension.
     """
-    linear = _linear(graph_module)
+    dimensions = {node.name: channel_dimension(node) for _, node in layer_nodes(graph_module)}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
     def see(name: str, value: Tensor) -> None:
-        flat = value.double().movedim(-1 if name in linear else 1, 0).flatten(1)
+        flat = value.double().movedim(dimensions.get(name, 1), 0).flatten(1)
         sums[name] = sums.get(name, torch.zeros(())) + flat.sum(1)
         counts[name] = counts.get(name, 0) + flat.shape[1]
 
     observe(graph_module, inputs, wanted, see, "measuring output means")
     return {name: total / counts[name] for name, total in sums.items()}
-
-
-def _linear(graph_module: fx.GraphModule) -> set[str]:
-    """Names of the nodes that are linear layers."""
-    return {node.name for _, node in layer_nodes(graph_module) if node.target is aten.linear.default}
 
 
 class _Sweep(fx.Interpreter):
@@ -66,14 +61,14 @@ class _Sweep(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, expected: dict[str, Tensor]) -> None:
         super().__init__(module)
-        self.expected, self.linear = expected, _linear(module)
+        self.expected = expected
         self.shifts: dict[str, list[Tensor]] = {}
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if n.name not in self.expected or not isinstance(value, Tensor):
             return value
-        channels = value.dim() - 1 if n.name in self.linear else 1
+        channels = channel_dimension(n) % value.dim()
         found = value.double().movedim(channels, 0).flatten(1).mean(1)
         shift = (self.expected[n.name] - found).to(value.dtype)
         self.shifts.setdefault(n.name, []).append(shift)

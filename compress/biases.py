@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from compress.graph import add_buffer, aten, bias_name, layer_nodes, rebuild, tensor, weight_name
+from compress.graph import add_buffer, bias_name, channel_dimension, layer_nodes, rebuild, tensor, weight_name
 
 
 def new_bias_name(weight: str) -> str:
@@ -35,4 +35,4 @@ def give_biases(graph_module: fx.GraphModule, weights: set[str]) -> None:
 
 def _outputs(node: fx.Node) -> int:
     """Output channels (features) of a layer."""
-    return int(node.meta["val"].shape[-1 if node.target is aten.linear.default else 1])
+    return int(node.meta["val"].shape[channel_dimension(node)])

@@ -154,6 +154,11 @@ def is_layer(node: fx.Node) -> bool:
     )
 
 
+def channel_dimension(node: fx.Node) -> int:
+    """Dimension of a layer's output that holds its channels: the last of a linear layer, the second of all others."""
+    return -1 if node.target is aten.linear.default else 1
+
+
 def weight_name(node: fx.Node) -> str:
     """Qualified name of a layer's weight."""
     weight = node.args[1]

@@ -1,7 +1,7 @@
 """Weights in blocks in an ONNX file: 4-bit initialisers behind a DequantizeLinear that has a scale for each block.
 
 torch exports bytes, and its exporter writes an older operator set than blocks need, so that the operator that stands
-for them there is replaced once the file is otherwise done.
+for them there is replaced in the file.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ def _export(graph: fx.GraphModule, example: Tensor, path: Path, metadata: dict[s
             raise GraphError(f"the network cannot be written as ONNX: {_reason(error)}") from error
     assert exported is not None
     file = exported.model_proto
+    onnx_blocks.write_blocks(file)
     clean(file)
     matrices = {n: v for n, v in graph.state_dict().items() if v.dim() == 2 and v.dtype == torch.float32}
     name_folded(file, {name: value.detach().numpy() for name, value in matrices.items()})
@@ -137,7 +138,6 @@ def clean(file: onnx.ModelProto) -> None:
     del file.graph.metadata_props[:]
     del file.metadata_props[:]
     del file.functions[:]
-    onnx_blocks.write_blocks(file)
     file.doc_string = file.graph.doc_string = ""
     _infer_types(file)
 

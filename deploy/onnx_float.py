@@ -2,7 +2,7 @@
 
 Its input and output stay float32, integers and zero points stay as they are, and so do the scales: from opset 23 on
 QuantizeLinear and DequantizeLinear take a scale in float32 beside a tensor in a shorter type (up to opset 22 both must
-have one type), so that a scale is never rounded; those of weights in blocks are, and are such that fp16 holds them.
+have one type), so that a scale is never rounded; those of weights in blocks are, and fp16 holds them.
 TensorRT-RTX 1.7 builds the same int8 convolutions from it.
 onnxruntime.transformers.float16 was not used: it clips what fp16 cannot hold without a word, rounds scales with the
 rest, and has no bf16.

@@ -34,7 +34,7 @@ class Runtime(StrEnum):
     @property
     def has_weight_blocks(self) -> bool:
         """Whether engines with layers whose weights alone are quantised, in blocks, are built for it."""
-        return self in {Runtime.TENSORRT_RTX, Runtime.TENSORRT}
+        return self.compiles
 
     @property
     def builds_anywhere(self) -> bool:

@@ -193,19 +193,19 @@ class Job:
 
     def first_plan(self) -> Plan:
         """Every layer that the device executes natively in the precision asked for in it, the others in float."""
-        layers, precision = {}, self.request.precision
+        layers, precision, uneven = {}, self.request.precision, ""
         for (name, _), row in zip(layer_nodes(self.graph), self.table.rows, strict=True):
             rule = rule_of(self.profile, row.op, self.runtime, precision)
             layer = layer_plan(rule) if rule else LayerPlan(reason=f"no native {precision.kernel} in the profile")
             block = None if layer.weight is None else layer.weight.block
             if block is not None and row.input_shape[-1] % block:
                 layer = LayerPlan(reason=f"blocks of {block} weights do not divide its {row.input_shape[-1]} inputs")
+                uneven = uneven or f" ({name}: {layer.reason})"
             decided = self.sparsity.get(name)
             layers[name] = layer.model_copy(update={"sparsity": decided.pattern if decided else None})
         if not any(layer.quantized for layer in layers.values()):
-            why = next((f" ({n}: {p.reason})" for n, p in layers.items() if "blocks" in p.reason), "")
             raise UsageError(
-                f"{self.profile.id} executes no layer of this network {precision.computed} in {self.runtime}{why}; "
+                f"{self.profile.id} executes no layer of this network {precision.computed} in {self.runtime}{uneven}; "
                 "choose another --runtime or device (see: bitwright devices)"
             )
         placement = Placement(self.request.placement) if self.request.placement else default_placement(self.runtime)

@@ -143,7 +143,9 @@ def matrix_product(values: Values, node: onnx.NodeProto) -> Sequence[Value]:
     if node.output[0] not in values.layers:
         if node.op_type == "Gemm":
             raise unsupported(node, "its weight is not a constant")
-        return [torch.matmul(values.tensor(node), values.tensor(node, 1))]
+        left, right = values.tensor(node), values.tensor(node, 1)
+        shared = torch.promote_types(left.dtype, right.dtype)
+        return [torch.matmul(in_type(left, shared), in_type(right, shared))]
     if number(node, "transA", 0) or number(node, "alpha", 1) != 1 or number(node, "beta", 1) != 1:
         raise unsupported(node, "only x W + b")
     return [functional.linear(*_operands(values, node))]

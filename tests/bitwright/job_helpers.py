@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 
 from bitwright.cli.app import run
 from bitwright.runs.request import CompressRequest
+from deploy.engines.tensorrt_target import gpu_here
+from hw_profiles import installed_runtimes
 from workloads.super_resolution.models.plain import PlainSR, PlainSRConfig
 
 DEVICE = "x86-avx512-vnni-bf16"
@@ -64,6 +67,13 @@ def _without(more: tuple[str | Path, ...]) -> tuple[str, ...]:
     """The quick settings less those that are given anyway."""
     pairs = zip(QUICK[::2], QUICK[1::2], strict=True)
     return tuple(word for pair in pairs if pair[0] not in more for word in pair)
+
+
+def for_a_gpu_elsewhere(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that builds an engine and is told that it cannot run here."""
+    absent = not installed_runtimes().get("tensorrt-rtx")
+    skip = pytest.mark.skipif(gpu_here() == "8.9" or absent, reason="needs TensorRT-RTX, and no GPU of SM 8.9")
+    return pytest.mark.engine(skip(test))
 
 
 def tiny_network(scale: int = 2, width: int = 8, depth: int = 3) -> PlainSR:

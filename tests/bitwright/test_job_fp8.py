@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,19 +9,10 @@ import onnx
 import pytest
 
 from compress.plan import Plan
-from deploy.engines.tensorrt_target import gpu_here
-from hw_profiles import installed_runtimes
-from tests.bitwright.job_helpers import Ended, command, read_json, some_photos, tiny_checkpoint
+from tests.bitwright.job_helpers import Ended, command, for_a_gpu_elsewhere, read_json, some_photos, tiny_checkpoint
 
 FP8 = ("--device", "rtx-4090", "--precision", "fp8")
 QUICK = ("--calibration-count", "8", "--calibration-size", "32", "--input-size", "64x64")
-
-
-def for_a_gpu_elsewhere(test: Callable[..., None]) -> Callable[..., None]:
-    """A test that builds an engine and is told that it cannot run here."""
-    absent = not installed_runtimes().get("tensorrt-rtx")
-    skip = pytest.mark.skipif(gpu_here() == "8.9" or absent, reason="needs TensorRT-RTX, and no GPU of SM 8.9")
-    return pytest.mark.engine(skip(test))
 
 
 @for_a_gpu_elsewhere

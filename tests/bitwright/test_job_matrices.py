@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import onnx
@@ -10,11 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from compress.compressed import CompressedModel
 from compress.plan import Plan
-from compress.quantizers import Granularity
-from tests.bitwright.job_helpers import Ended, command, compress, read_json, tiny_checkpoint
-from tests.bitwright.test_job_fp8 import for_a_gpu_elsewhere
+from tests.bitwright.job_helpers import Ended, command, compress, for_a_gpu_elsewhere, read_json, tiny_checkpoint
 
 W4A16 = ("--device", "rtx-4090", "--precision", "w4a16")
 MODELS = """
@@ -70,10 +68,8 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trained(models: Path, images: Path, name: str, steps: int) -> Path:
     """A checkpoint of one of the networks after some steps on real images."""
-    import matrices  # type: ignore[import-not-found]
-
     torch.manual_seed(0)
-    network, task = getattr(matrices, name)()
+    network, task = getattr(importlib.import_module("matrices"), name)()
     samples = task.training(images, 32)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     for step in range(steps):
@@ -156,29 +152,3 @@ def test_a_transformer_with_learned_places_runs_on_integers_here(
     assert report["audit"]["executed"].get("int8", 0) >= 5
     assert report["audit"]["mismatches"] == []
     assert report["quality"]["engine"]["mean"] > 15
-
-
-def test_a_plan_with_blocks_survives_its_file(tmp_path: Path) -> None:
-    from compress.graph import capture
-    from compress.plan import LayerPlan, Placement
-    from compress.quantizers import W4_BLOCKS
-    from compress.ranges import RangeMethod, set_ranges
-
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
-    graph = capture(network, torch.randn(1, 3, 16, 16), one_size=True)
-    layers = {"1": LayerPlan(weight=W4_BLOCKS), "3": LayerPlan()}
-    plan = Plan(architecture="x", device="d", runtime="r", float_precision="fp16", placement=Placement.INPUTS,
-                layers=layers)  # fmt: skip
-    model = set_ranges(graph, plan, {}, weights=RangeMethod.MSE)
-    weight = model.weights["1.weight"]
-    assert weight.form.granularity is Granularity.BLOCK
-    assert weight.params.scale.shape == (8, 6)
-    error = (weight.values - network[1].weight).abs()  # type: ignore[operator]
-    assert (error <= 0.55 * weight.params.broadcast(2)[0]).float().mean() > 0.95
-    model.save(tmp_path / "model.safetensors")
-    again = CompressedModel.load(tmp_path / "model.safetensors", graph)
-    x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(model.simulate()(x), again.simulate()(x))
-    assert again.plan == plan
-    assert again.weights["1.weight"].stored_bytes == 8 * 768 // 2

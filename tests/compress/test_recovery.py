@@ -22,7 +22,7 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.quantizers import A8, W8, QuantFormat, container, params_from_range, quantize
 from compress.recovery.checkpoint import Position
 from compress.recovery.recover import STATE, Recovered, recover
-from compress.recovery.settings import Arithmetic, OutputLoss, RecoverySettings
+from compress.recovery.settings import OutputLoss, RecoverySettings
 from compress.recovery.student import freeze, student_of
 from compress.statistics import collect
 
@@ -164,15 +164,6 @@ def test_training_brings_a_low_bit_model_closer_on_crops_it_never_saw() -> None:
     assert result.after > 0.5 * result.before  # scores are negative errors: at least halved
     assert closeness(network())(result.model.simulate()) == pytest.approx(result.after)  # type: ignore[operator]
     assert result.history[-1][1] < result.history[0][1]
-
-
-def test_training_in_bf16_brings_it_closer_too() -> None:
-    model = quantized(W3, A4)
-    found = {kind: trained(model, replace(SHORT, arithmetic=kind)) for kind in Arithmetic}
-    wide, short = found[Arithmetic.FLOAT32], found[Arithmetic.BF16]
-    assert short.before == wide.before
-    assert short.after > short.before + 0.7 * (wide.after - wide.before)
-    assert short.history != wide.history
 
 
 def test_result_is_never_worse_than_the_start() -> None:

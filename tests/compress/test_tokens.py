@@ -38,7 +38,8 @@ class Tokens(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(3, WIDTH, 8, 8)
         self.places = nn.Parameter(torch.randn(1, TOKENS, WIDTH))
-        self.norm, self.qkv, self.projection = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH, False), nn.Linear(WIDTH, WIDTH)
+        self.norm, self.qkv = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH, bias=False)
+        self.projection = nn.Linear(WIDTH, WIDTH)
         self.wide, self.narrow = nn.Linear(WIDTH, 256), nn.Linear(256, WIDTH)
         self.head = nn.Linear(WIDTH, 10)
 

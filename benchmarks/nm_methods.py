@@ -43,7 +43,7 @@ def _data(given: argparse.Namespace) -> Path:
 
 RECIPES: dict[str, Callable[[argparse.Namespace], Recipe]] = {
     Digits.name: lambda given: Digits(),
-    TinyViT.name: lambda given: TinyViT(_data(given), given.images),
+    TinyViT.name: lambda given: TinyViT(_data(given), given.images, given.vit_patch),
     SmallEDSR.name: lambda given: SmallEDSR(
         _data(given), given.out / command.WORK / SmallEDSR.name, given.start_steps, given.images
     ),
@@ -144,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="steps of the dense training; default: the recipe's")
     made.add_argument("--batch", type=int, help="default: the recipe's")
     made.add_argument("--start-steps", type=int, help="sr: steps of the dense network that all arms start from")
+    made.add_argument("--vit-patch", type=int, choices=(4, 8, 16), default=4, help="vit: side of a token, pixels")
     made.add_argument(
         "--rates", choices=[rates.value for rates in Rates], help="course of the learning rate; default: the recipe's"
     )

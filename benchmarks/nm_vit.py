@@ -5,10 +5,10 @@ It is the network on which the authors of arXiv 2402.04744 look at gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,22 +63,25 @@ class VisionTransformer(nn.Module):
 
 
 class TinyViT(Recipe):
-    """`data_root` holds classification/cifar10; `images`: of the test set at most."""
+    """`data_root` holds classification/cifar10; `images`: of the test set at most.
+
+    `patch`: side of the patches, pixels, each of which is a token; 8 in place of 4 makes a quarter of the FLOPs.
+    """
 
     name: ClassVar[str] = "vit"
     title: ClassVar[str] = "CIFAR-10 (9,000 images), ViT of depth 3 and width 192, feed-forward layers"
     figures: ClassVar[tuple[Figure, ...]] = (Figure("top1", "top-1 %"), Figure("nll", "NLL", 3))
     patterns: ClassVar[tuple[str, ...]] = ("1:4", "1:8", "1:16", "1:32", "1:64")
 
-    def __init__(self, data_root: Path, images: int | None = None) -> None:
-        self.folder, self.images = data_root / "classification" / "cifar10", images
+    def __init__(self, data_root: Path, images: int | None = None, patch: int = 4) -> None:
+        self.folder, self.images, self.patch = data_root / "classification" / "cifar10", images, patch
         self.workload = Classification(FORMAT)
         # 30 epochs of 9,000 images.
         self.schedule = Schedule(steps=4200, batch=64, rate=1e-3, weight_decay=0.01, warm_up=0.05, clip=1.0)
 
     def network(self) -> nn.Module:
         """The transformer."""
-        return VisionTransformer()
+        return VisionTransformer(patch=self.patch)
 
     def example(self) -> Tensor:
         """A photograph."""
@@ -106,5 +109,10 @@ class TinyViT(Recipe):
         return {"top1": quality.mean, "nll": quality.extra["cross-entropy"]}
 
     def described(self) -> str:
-        """Batch and test images."""
-        return f"{super().described()}-{self.images or 'all'}"
+        """Batch, patches and test images."""
+        return f"{super().described()}-{self.patch}-{self.images or 'all'}"
+
+    def remarks(self, results: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Into how many tokens an image is cut."""
+        del results
+        return [f"Patches of {self.patch}x{self.patch} pixels: {(SIDE // self.patch) ** 2} tokens."]

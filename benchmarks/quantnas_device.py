@@ -98,7 +98,9 @@ def trained(given: argparse.Namespace, entry: Entry) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     note(f"{entry.name}: training {given.steps} steps")
-    recipe = replace(Recipe(), steps=given.steps, batch=given.batch, patch=given.patch, seed=given.seed)
+    recipe = replace(
+        Recipe(), steps=given.steps, batch=given.batch, patch=given.patch, seed=given.seed, bf16=given.bf16
+    )
     torch.manual_seed(given.seed)
     network = fit(entry.make(), recipe, [pictures(given)], folder / "train.pt")
     if isinstance(network, SearchedNetwork):
@@ -172,7 +174,8 @@ def benchmark(given: argparse.Namespace) -> str:
     ]  # fmt: skip
     titles = ["network", "k parameters", "int8 layers", "predicted ms", "median ms", f"over {slowest} [95 %]",
               *(f"{name} dB" for name in SETS), "faster and better"]  # fmt: skip
-    head = f"## x{SCALE}, each trained for {given.steps} steps of {given.batch} x {given.patch}x{given.patch}"
+    course = f"{given.steps} steps of {given.batch} x {given.patch}x{given.patch}{' in bf16' if given.bf16 else ''}"
+    head = f"## x{SCALE}, each trained for {course}"
     text = f"{head}\n\n{markdown_table(titles, cells)}\n\n{circumstances(times)}"
     results = {"rows": rows, "timing": times.model_dump(mode="json")}
     write_results(given.out, "quantnas_device", results, text, command.hidden(given))
@@ -190,6 +193,7 @@ def main() -> int:
     parser.add_argument("--budgets", type=float, nargs="*", default=[4.0, 8.0, 12.0], help="ms of each search")
     parser.add_argument("--fixed", nargs="*", default=list(FIXED), help="fixed networks")
     parser.add_argument("--steps", type=int, default=14_000, help="training steps of every network")
+    parser.add_argument("--bf16", action="store_true", help="train networks in bf16 (all of them alike)")
     parser.add_argument("--batch", type=int, default=16, help="of searches and trainings")
     parser.add_argument("--patch", type=int, default=36, help="side of their crops, LR pixels")
     parser.add_argument("--epochs", type=int, default=20, help="of a search")

@@ -173,9 +173,10 @@ def test_the_transformer_is_pruned_in_its_feed_forward_layers_only(data: Path, t
     assert sum(layer.macs for layer in layers if layer.pattern) == 6 * 64 * 192 * 768
     words = given(tmp_path, "--recipe", "vit", "--data-root", str(data), "--images", "200", "--batch", "8",
                   "--steps", "4", "--patterns", "1:64", "--methods", "dense", "mdgf_exponential",
-                  "--accounts", "steps")  # fmt: skip
+                  "--accounts", "steps", "--vit-patch", "8")  # fmt: skip
     text = nm_methods.benchmark(words)
     assert "### 1:64" in text
+    assert "16 tokens" in text
     rows = json.loads((tmp_path / "vit" / "results.json").read_text())["rows"]
     assert [row["kept"] for row in rows] == [None, pytest.approx(1 / 64)]
     assert all(0 <= row["score"]["top1"] <= 100 for row in rows)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from bitwright.cli.device_sections import (
     STATUS_LEGEND,
+    measuring_line,
     number_table,
     precision_table,
     rule_lines,
@@ -58,6 +59,8 @@ def explain(profile: DeviceProfile, installed: Installed, console: Console) -> N
     console.print(_runtime_table(profile, installed))
     if profile.sparsity:
         console.print(sparsity_table(profile))
+    if measuring := measuring_line(profile):
+        console.print(Text(measuring))
     console.print(number_table(profile))
     console.print(Text(unknown_line(profile), style="dim"))
     console.print(Text(STATUS_LEGEND, style="dim"))

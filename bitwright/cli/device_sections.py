@@ -9,7 +9,9 @@ from rich.text import Text
 
 from hw_profiles import DeviceProfile, PrecisionRule, Provenance, Status, TensorFormat
 from hw_profiles.provenance import SECTIONS, children
+from hw_profiles.resources import ClockPolicy, Via
 
+_ADDRESSES = {Via.LOCAL: "", Via.SSH: " --on ssh://USER@HOST", Via.ADB: " --on adb:SERIAL"}
 _STATUS_STYLES = {
     Status.MEASURED: "green",
     Status.PUBLISHED: "cyan",
@@ -78,6 +80,19 @@ def number_table(profile: DeviceProfile) -> Table:
 def unknown_line(profile: DeviceProfile) -> str:
     """The numbers that the profile leaves open; none of them counts as zero anywhere."""
     return f"not known: {', '.join(path for path, value in _numbers(profile) if value is None) or 'nothing'}"
+
+
+def measuring_line(profile: DeviceProfile) -> str:
+    """How the device is measured; what must be set up on it is told, and done by its user."""
+    hints = profile.measure
+    if hints.via is None:
+        return ""
+    parts = [f"measured with: bitwright measure RUN{_ADDRESSES[hints.via]}"]
+    if hints.setup:
+        parts.append(f"first run on it: {'; '.join(' '.join(command) for command in hints.setup)}")
+    if hints.clock_policy is ClockPolicy.LOCKED:
+        parts.append("compare with clocks locked: bitwright records clocks and never sets them")
+    return "; ".join(parts)
 
 
 STATUS_LEGEND = (

@@ -94,6 +94,13 @@ def test_devices_explains_each_profile(name: str, capsys: pytest.CaptureFixture[
     assert "not known: " in text
 
 
+def test_devices_says_what_to_set_up_before_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["devices", "jetson-orin-nano-8gb"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "measured with: bitwright measure RUN --on ssh://USER@HOST" in text
+    assert "first run on it: nvpmodel -m 0; jetson_clocks" in text
+
+
 def test_devices_explains_one_in_json() -> None:
     profile = json.loads(bitwright("devices", "raspberry-pi-5", "--json").stdout)
     assert profile["id"] == "raspberry-pi-5"

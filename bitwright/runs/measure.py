@@ -67,6 +67,8 @@ class MeasureSummary(BaseModel):
         for name, stats in (("engine", timed.engine), (timed.baseline, timed.float)):
             p90 = "n/a" if stats.p90_ms is None else f"{stats.p90_ms:.2f}"
             lines.append(f"{name}: median {stats.median_ms:.2f} ms, p90 {p90} ms, n = {stats.n}")
+            if stats.gpu is not None:
+                lines.append(f"  {stats.gpu.words}")
         speed = timed.speedup
         lines.append(f"speed-up {speed.ratio:.2f} [{ratio_interval(speed.low, speed.high)}]: {speed.verdict}")
         if timed.noisy:
@@ -86,16 +88,23 @@ def measure(
     seconds: float,
     table: Path | None = None,
     energy: bool = False,
+    cuda_graph: bool = False,
 ) -> MeasureSummary:
     """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`.
 
     `table`: a latency table that both times are added to. `energy`: also measure that; UsageError where it cannot be.
+    `cuda_graph`: time what runs on a GPU as replayed CUDA graphs; UsageError where the engine does not.
     """
     with reopened(run) as job:
         job.runtime.require_timed()
-        load_engine(run / ENGINE, 1, device=job.profile).require_here()
+        engine = load_engine(run / ENGINE, 1, device=job.profile)
+        if cuda_graph:
+            engine.use_cuda_graph()
+        engine.require_here()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
-        timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy)
+        timed = time_engines(
+            run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy, cuda_graph=cuda_graph
+        )
     same_machine(Environment.model_validate(load_report(run).environment), timed.environment)
     return keep(run, timed, table)
 
@@ -107,6 +116,8 @@ def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> Measu
     """
     first = timed.measurements[0]
     name = f"{'x'.join(map(str, first.input_shape))}-{first.threads}t"
+    if any(measurement.gpu is not None and measurement.gpu.graph for measurement in timed.measurements):
+        name += "-graph"
     if timed.elsewhere is not None:
         name += f"-{timed.environment.fingerprint}"
     file = run / MEASUREMENTS / f"{name}.json"

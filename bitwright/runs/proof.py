@@ -147,11 +147,22 @@ def why_not_run(job: Job) -> str | None:
 
 
 def time_engines(
-    run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int, energy: bool = False
+    run: Path,
+    x: NDArray[np.float32],
+    *,
+    threads: int,
+    seconds: float,
+    seed: int,
+    energy: bool = False,
+    cuda_graph: bool = False,
 ) -> ComparisonResult:
-    """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each."""
+    """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each.
+
+    `cuda_graph`: both are replayed as CUDA graphs.
+    """
     session = protocol(threads=threads, seconds=seconds, seed=seed, energy=energy)
-    candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
+    folders = {ENGINE_NAME: run / ENGINE, BASELINE_NAME: run / FLOAT}
+    candidates = [Candidate(name, folder, cuda_graph=cuda_graph) for name, folder in folders.items()]
     probe = run / "work" / "latency-input.npy"
     probe.parent.mkdir(parents=True, exist_ok=True)
     np.save(probe, x)

@@ -8,7 +8,7 @@ from pathlib import Path
 from bitwright.foundation.files import write_text
 from bitwright.foundation.version import VERSION
 from bitwright.report import write_html
-from bitwright.report.measured import Latency, LatencyStats, Speedup
+from bitwright.report.measured import GpuStages, Latency, LatencyStats, Speedup
 from bitwright.report.schema import (
     AuditedLayer,
     AuditResult,
@@ -42,6 +42,7 @@ from deploy.engines import read_spec
 from deploy.environment import Environment
 from deploy.footprint import footprint
 from deploy.latency import ComparisonResult
+from deploy.latency.gpu_times import GpuSummary
 from hw_profiles import DeviceProfile, DType, estimate_ms
 from workloads.classification.task import Classification
 from workloads.workload import Quality as MeasuredQuality
@@ -187,6 +188,13 @@ def _stats(timed: ComparisonResult, name: str) -> LatencyStats:
         peak_rss_bytes=summary.peak_rss_bytes,
         load_ms=summary.load_ms,
         first_ms=summary.first_ms,
+        gpu=None if summary.gpu is None else _stages(summary.gpu),
+    )
+
+
+def _stages(gpu: GpuSummary) -> GpuStages:
+    return GpuStages(
+        to_device_ms=gpu.to_device_ms, compute_ms=gpu.compute_ms, to_host_ms=gpu.to_host_ms, cuda_graph=gpu.graph
     )
 
 

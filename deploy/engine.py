@@ -75,6 +75,7 @@ class EngineSpec(BaseModel):
         default=None, description="compute capability that it was compiled for, such as 8.9"
     )
     profile_hash: str | None = Field(default=None, description="hash of the device profile that it was compiled for")
+    record_sha256: str | None = Field(default=None, description="of what its builder told of it, where that is kept")
 
     @property
     def onnx(self) -> str:

@@ -13,7 +13,7 @@ from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.runtime_packages import import_runtime
 from deploy.engines.tensorrt_record import BuildRecord, BuiltLayer
 from deploy.engines.tensorrt_session import TensorRtSession
-from deploy.engines.tensorrt_target import why_not_here
+from deploy.gpu import why_not_here
 from deploy.runtimes import W4A16
 
 _OPS = {"correlation": "Convolution", "deconv": "Deconvolution"}
@@ -34,7 +34,7 @@ class TensorRtEngine(Engine):
 
     def __init__(self, spec: EngineSpec, folder: Path, threads: int) -> None:
         super().__init__(spec, folder, threads)
-        self._record = BuildRecord.read(folder, spec.artefact_sha256)
+        self._record = BuildRecord.read(folder, spec.artefact_sha256, spec.record_sha256)
         self._session: TensorRtSession | None = None
         self._cuda_graph = False
 

@@ -11,6 +11,7 @@ from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode
 from deploy.engines.cuda_run import CudaRun
 from deploy.engines.torch_nodes import executed_nodes
+from deploy.gpu import without_tf32
 from deploy.torch_aot.package import MODEL, Package
 
 
@@ -28,7 +29,7 @@ class TorchEngine(Engine):
         self._cuda_graph = False
 
     def why_not_here(self) -> str | None:
-        """A processor that lacks instructions that the code was compiled for, or no GPU."""
+        """A processor that lacks instructions that the code was compiled for, or no GPU like the one it is for."""
         return self._package.why_not_here()
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -46,7 +47,8 @@ class TorchEngine(Engine):
             if before != self.threads:
                 torch.set_num_threads(self.threads)
             if self._on_gpu is not None:
-                return self._on_gpu.run(x)
+                with without_tf32():
+                    return self._on_gpu.run(x)
             result: np.ndarray = loaded.run([torch.from_numpy(np.ascontiguousarray(x))])[0].numpy()
         except RuntimeError as error:
             first = str(error).strip().splitlines()[0]

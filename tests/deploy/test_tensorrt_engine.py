@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import DeviceError, UsageError, VerificationError
@@ -21,7 +23,8 @@ from deploy.engines import SPEC_FILE, build_engine, load_engine, read_spec
 from deploy.engines.runtime_packages import runtime_version
 from deploy.engines.tensorrt_engine import TensorRtEngine
 from deploy.engines.tensorrt_record import RECORD_FILE, BuildRecord, layers_in_json, sparse_tactics_in_log
-from deploy.engines.tensorrt_target import GpuTarget, gpu_here
+from deploy.engines.tensorrt_target import GpuTarget
+from deploy.gpu import gpu_here
 from deploy.onnx_export import export_quantized
 from deploy.onnx_sparsity import verify_nm
 from hw_profiles import DeviceProfile, load_profile
@@ -157,15 +160,15 @@ def test_two_of_four_is_allowed_sparse_kernels_where_the_architecture_has_them(
     for isa in ("sm_75", "sm_80", "sm_89", "sm_120"):
         folder = tmp_path / isa
         engine = build(sparse_path, folder, device_of(isa))
-        record = BuildRecord.read(folder, engine.spec.artefact_sha256)
+        record = BuildRecord.read(folder, engine.spec.artefact_sha256, engine.spec.record_sha256)
         allowed[isa] = record.sparse_weights
         result = audit(engine, sparse_path, model.plan)
         assert result.executed == {"fp32" if isa == "sm_75" else "int8": 4}
         # TensorRT-RTX 1.7 chooses kernels when an engine is first loaded, so its builder has nothing to tell.
         assert result.sparse is None
     assert allowed == {"sm_75": False, "sm_80": True, "sm_89": True, "sm_120": True}
-    dense = build(dense_path, tmp_path / "dense", device_of("sm_80")).spec.artefact_sha256
-    assert not BuildRecord.read(tmp_path / "dense", dense).sparse_weights
+    dense = build(dense_path, tmp_path / "dense", device_of("sm_80")).spec
+    assert not BuildRecord.read(tmp_path / "dense", dense.artefact_sha256, dense.record_sha256).sparse_weights
 
 
 def test_sparse_layers_are_read_from_a_log_in_any_wording() -> None:
@@ -229,10 +232,25 @@ def test_an_engine_of_another_version_profile_or_state_is_refused(copied: Path) 
 
 @pytest.mark.engine
 def test_a_changed_engine_or_record_is_refused(copied: Path) -> None:
-    record = json.loads((copied / RECORD_FILE).read_text())
-    (copied / RECORD_FILE).write_text(json.dumps(record | {"engine_sha256": "0" * 64}))
+    told = (copied / RECORD_FILE).read_text()
+    # Layers that would be audited as another precision than they were built in.
+    assert told.count('"Int8"') > 1
+    (copied / RECORD_FILE).write_text(told.replace('"Int8"', '"Half"'))
+    with pytest.raises(UsageError, match=r"build\.json is not the record that its engine was stamped with; rebuild"):
+        load_engine(copied, 1)
+    other = json.dumps(json.loads(told) | {"engine_sha256": "0" * 64})
+    (copied / RECORD_FILE).write_text(other)
+    spec = read_spec(copied)
+    stamp = spec.model_copy(update={"record_sha256": hashlib.sha256(other.encode()).hexdigest()})
+    (copied / SPEC_FILE).write_text(stamp.model_dump_json())
     with pytest.raises(UsageError, match=r"build\.json is not the record of the engine beside it; rebuild"):
         load_engine(copied, 1)
+    (copied / SPEC_FILE).write_text(spec.model_copy(update={"record_sha256": None}).model_dump_json())
+    (copied / RECORD_FILE).write_text(told)
+    with pytest.raises(UsageError, match="is not the record that its engine was stamped with"):
+        load_engine(copied, 1)
+    (copied / SPEC_FILE).write_text(spec.model_dump_json())
+    load_engine(copied, 1)
     (copied / RECORD_FILE).unlink()
     with pytest.raises(UsageError, match=r"build\.json cannot be read .* rebuild"):
         load_engine(copied, 1)
@@ -252,6 +270,17 @@ def test_running_without_the_gpu_says_which_one_is_needed(built: Path) -> None:
     for x, shown in ((np.zeros((1, 3, 4, 4), np.float32), r"\[1, 3, 4, 4\]"), (np.zeros((1, 3, 24, 32)), "float64")):
         with pytest.raises(UsageError, match=rf"cannot run .*{shown}.*takes float32 from \[1, 3, 8, 8\]"):
             engine.run(x)
+
+
+@pytest.mark.engine
+def test_on_another_gpu_it_says_what_to_rebuild(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    with pytest.raises(DeviceError) as caught:
+        load_engine(built, 1).run(np.zeros((1, 3, 24, 32), np.float32))
+    assert "8.6 (rtx-3060) and the GPU here has 8.9; rebuild it for this one: compress again" in str(caught.value)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 6))
+    assert load_engine(built, 1).why_not_here() is None
 
 
 def test_a_target_that_cannot_be_built_for_is_refused(float_file: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from bitwright.runs.job import Job
 from bitwright.runs.narrowing import narrowed_section
 from bitwright.runs.plan_steps import plan_steps
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality, why_not_run
+from bitwright.runs.runtime_choice import RUNTIME_NAMES
 from bitwright.runs.sparsity import sparsity_section
 from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
@@ -159,7 +160,7 @@ def _score(quality: MeasuredQuality) -> Score:
 def latency_section(timed: ComparisonResult) -> Latency:
     """Both distributions and their paired ratio, from one interleaved session."""
     speedup = timed.speedup(ENGINE_NAME, BASELINE_NAME)
-    engine = timed.measurement(ENGINE_NAME)
+    engine, baseline = timed.measurement(ENGINE_NAME), timed.measurement(BASELINE_NAME).spec
     return Latency(
         engine=_stats(timed, ENGINE_NAME),
         float=_stats(timed, BASELINE_NAME),
@@ -167,6 +168,7 @@ def latency_section(timed: ComparisonResult) -> Latency:
         input_shape=engine.input_shape,
         threads=engine.threads,
         noisy=any(m.noisy for m in timed.measurements),
+        baseline=f"{RUNTIME_NAMES.get(baseline.runtime, baseline.runtime.value)} {baseline.float_precision}",
     )
 
 

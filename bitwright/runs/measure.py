@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.report.measured import Latency
@@ -14,8 +15,10 @@ from bitwright.runs.built import ENGINE, PLAN
 from bitwright.runs.proof import ENGINE_NAME, time_engines
 from bitwright.runs.reopen import reopened
 from bitwright.runs.reporting import latency_section, load_report
+from bitwright.runs.runtime_choice import baseline_runtime
+from bitwright.runs.stages import FLOAT
 from compress.plan import Plan
-from deploy.engines import load_engine
+from deploy.engines import load_engine, read_spec
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
@@ -101,6 +104,8 @@ def measure(
         if cuda_graph:
             engine.use_cuda_graph()
         engine.require_here()
+        if read_spec(run / FLOAT).runtime is not baseline_runtime(job.profile, job.runtime):
+            raise UsageError(f"{run} has its float baseline on the processor and its engine on a GPU; compress it anew")
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(
             run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy, cuda_graph=cuda_graph

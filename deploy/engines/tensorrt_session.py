@@ -29,14 +29,14 @@ class TensorRtSession:
     ) -> None:
         self._cuda = Cuda() if cuda is None else cuda
         self._cache = cache
+        # A buffer makes the CUDA context that engines are loaded into and a runtime cache is checked against.
+        self._bound: tuple[Any, Any] = (self._cuda.on_device((1,)), None)
         # Objects of TensorRT do not keep alive what they were made from.
         self._runtime = api.Runtime(api.Logger(api.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
             raise UsageError(f"{api.__name__} {api.__version__} does not load the engine; rebuild it")
         self._given, self._made = (self._engine.get_tensor_name(index) for index in range(2))
-        # A buffer makes the CUDA context that a runtime cache is checked against.
-        self._bound: tuple[Any, Any] = (self._cuda.on_device((1,)), None)
         self._kept: Any = None
         self._known = b""
         self._context = self._created(api, cuda_graph)

@@ -13,7 +13,8 @@ from bitwright.runs.precision import Precision
 from bitwright.runs.runtime_choice import baseline_runtime, choose_runtime, require_installed
 from deploy.engine import Runtime
 from deploy.engines import read_spec
-from hw_profiles import load_profile
+from deploy.gpu import gpu_here
+from hw_profiles import list_profiles, load_profile
 from tests.bitwright.job_helpers import (
     DEVICE,
     QUICK,
@@ -25,6 +26,8 @@ from tests.bitwright.job_helpers import (
     tiny_checkpoint,
 )
 from tests.deploy.runtimes import NO_COMPILER
+
+needs_gpu = pytest.mark.skipif(gpu_here() is None, reason="runs on a GPU")
 
 
 def compress(capsys: pytest.CaptureFixture[str], checkpoint: Path, photos: Path, out: Path, *more: str) -> Ended:
@@ -113,6 +116,31 @@ def test_torch_for_a_gpu_that_is_not_here_says_so_before_any_work(
     assert "finds no CUDA GPU here; build on such a machine, with a torch that has CUDA" in line
 
 
+@needs_gpu
+@pytest.mark.engine
+@pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
+def test_a_job_on_the_gpu_that_is_here_times_both_engines_on_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    isa = "sm_" + str(gpu_here()).replace(".", "")
+    fitting = [p.id for p in list_profiles() if p.arch.isa == isa and p.runtime("torch") is not None]
+    if not fitting:
+        pytest.skip(f"no profile with torch is of {isa}")
+    photos, run = some_photos(data, tmp_path / "photos", 3), tmp_path / "run"
+    more = ("--device", fitting[0], "--runtime", "torch", "--precision", "fp16")
+    ended = compress(capsys, data / "checkpoints" / "espcn_x2.pth", photos, run, *more)
+    assert ended.code == 0, ended.err
+    report = read_json(run / "report.json")
+    assert report["audit"]["executed"] == {"fp16": 3}
+    assert report["latency"]["baseline"] == "torch fp32"
+    for side in ("engine", "float"):
+        assert min(report["latency"][side]["gpu"][f"{stage}_ms"] for stage in ("to_device", "compute", "to_host")) > 0
+        assert report["latency"][side]["gpu"]["cuda_graph"] is False
+    ended = command(capsys, "measure", run, "--seconds", "0.3", "--cuda-graph")
+    assert ended.code == 0, ended.err
+    assert ended.out.count("as a CUDA graph") == 2
+
+
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
     monkeypatch.setattr(
         runtime_choice, "installed_runtimes", lambda: {k.replace("_", "-"): v for k, v in versions.items()}
@@ -162,6 +190,25 @@ def test_where_tensorrt_is_missing_the_other_ways_are_told() -> None:
     assert "take --runtime tensorrt-rtx --precision fp16, or" in told("rtx-2080-ti")
     assert "take --runtime torch, or" in told("h100-sxm", Precision.BF16)
     assert "pip install 'tensorrt>=10,<11'" in told("jetson-orin-nano-8gb")
+
+
+@pytest.mark.engine
+def test_a_graph_is_for_a_gpu_and_an_old_baseline_on_the_processor_is_told(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    ended = compress(
+        capsys, tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 1), run, "--runtime", "onnxruntime"
+    )
+    assert ended.code == 0, ended.err
+    line = command(capsys, "measure", run, "--seconds", "0.2", "--cuda-graph").refusal()
+    assert "runs on the processor; CUDA graphs are for engines that run on a GPU" in line
+    line = command(capsys, "measure", run, "--cuda-graph", "--on", "ssh://nowhere").refusal()
+    assert "--cuda-graph is for a GPU of this machine; leave it or --on out" in line
+    spec = read_spec(run / "float")
+    (run / "float" / "engine.json").write_text(spec.model_copy(update={"runtime": Runtime.OPENVINO}).model_dump_json())
+    line = command(capsys, "measure", run, "--seconds", "0.2").refusal()
+    assert "float baseline" in line
 
 
 @pytest.mark.parametrize(

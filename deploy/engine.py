@@ -75,6 +75,7 @@ class EngineSpec(BaseModel):
         default=None, description="compute capability that it was compiled for, such as 8.9"
     )
     profile_hash: str | None = Field(default=None, description="hash of the device profile that it was compiled for")
+    record_sha256: str | None = Field(default=None, description="of what its builder told of it, where that is kept")
 
     @property
     def onnx(self) -> str:
@@ -156,6 +157,16 @@ class Engine(ABC):
         reason = self.why_not_here()
         if reason is not None:
             raise DeviceError(f"{self.folder / self.spec.artefact} cannot run here: {reason}")
+
+    def use_cuda_graph(self) -> None:
+        """From its first run on, replay the computation as a captured CUDA graph; UsageError for one not on a GPU."""
+        raise UsageError(
+            f"{self.folder / self.spec.artefact} runs on the processor; CUDA graphs are for engines that run on a GPU"
+        )
+
+    def gpu_stages_ms(self) -> tuple[float, float, float] | None:
+        """Ms of the last run by CUDA events: copy to the GPU, computation, copy back; None for one not on a GPU."""
+        return None
 
     def sparse_tactics(self) -> SparseTactics | None:
         """What the builder told of structured sparsity; None where it told nothing."""

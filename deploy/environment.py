@@ -12,8 +12,37 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitwright.foundation import progress
 from deploy.heat import read_heat
 from deploy.machine import LIBRARIES, clock_mhz, decisive, differences, read_machine
+from deploy.nvidia_gpus import HOLDING_BACK
 
-__all__ = ["LIBRARIES", "Environment", "Heat", "clock_mhz", "machine_differences", "same_machine"]
+__all__ = ["LIBRARIES", "Environment", "Gpu", "GpuHeat", "Heat", "clock_mhz", "machine_differences", "same_machine"]
+
+
+class Gpu(BaseModel):
+    """A GPU of the machine as NVML tells of it; None where it does not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    driver: str | None
+    compute_capability: str | None
+    max_clock_mhz: float | None = Field(description="the highest clock of its multiprocessors")
+    power_limit_w: float | None
+
+
+class GpuHeat(BaseModel):
+    """How fast and warm a GPU runs at one moment, and why not faster; None where it does not tell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clock_mhz: float | None = Field(description="of its multiprocessors")
+    memory_clock_mhz: float | None
+    temperature_c: float | None
+    throttle_reasons: tuple[str, ...] | None
+
+    @property
+    def held_back(self) -> bool:
+        """Whether it is known to run below the clocks that it was set to."""
+        return bool(HOLDING_BACK & set(self.throttle_reasons or ()))
 
 
 class Environment(BaseModel):
@@ -45,6 +74,7 @@ class Environment(BaseModel):
     load_average: tuple[float, float, float] | None
     clock_mhz: float | None = Field(description="mean clock of the cores when recorded")
     command: tuple[str, ...]
+    gpus: tuple[Gpu, ...] = Field(default=(), description="the GPUs that NVML tells of")
 
     @property
     def fingerprint(self) -> str:
@@ -67,6 +97,7 @@ class Heat(BaseModel):
     temperature_c: float | None = Field(description="the warmest sensor of the processor, degrees Celsius")
     throttle_events: int | None = Field(description="how often the processor has throttled since it started")
     held_back: bool | None = Field(description="whether its clock is limited now, by heat, power or a setting")
+    gpus: tuple[GpuHeat, ...] = Field(default=(), description="in the order of `Environment.gpus`")
 
     @classmethod
     def record(cls, root: Path = Path("/")) -> Self:
@@ -77,7 +108,8 @@ class Heat(BaseModel):
         """Whether the machine is known to have slowed itself down between this moment and `later`."""
         if self.throttle_events is not None and (later.throttle_events or 0) > self.throttle_events:
             return True
-        return bool(self.held_back or later.held_back)
+        gpus = any(gpu.held_back for gpu in (*self.gpus, *later.gpus))
+        return bool(self.held_back or later.held_back or gpus)
 
 
 def machine_differences(a: Environment, b: Environment) -> tuple[str, ...]:

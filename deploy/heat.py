@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.machine import CPU, clock_mhz, read_text
+from deploy.nvidia_gpus import read_gpu_heat
 
 _CPU_SENSORS = frozenset({"coretemp", "k10temp", "cpu_thermal", "zenpower"})
 _PI_FIRMWARE = Path("sys/devices/platform/soc/soc:firmware/get_throttled")
@@ -22,6 +23,7 @@ def read_heat(root: Path = Path("/")) -> dict[str, Any]:
         "temperature_c": _temperature(root),
         "throttle_events": _throttle_events(root),
         "held_back": _held_back(root),
+        "gpus": read_gpu_heat() if root == Path("/") else [],
     }
 
 

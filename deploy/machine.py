@@ -1,4 +1,5 @@
-"""What a machine says of itself, as plain values. Needs nothing but Python, so that it also runs on a device.
+"""What a machine says of itself, as plain values. Needs nothing but Python, so that it also runs on a device; GPUs are
+told of where NVML is there.
 
 `root` is where `proc` and `sys` are found; a value that the system does not tell is None, never a guess.
 """
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from deploy.nvidia_gpus import read_gpus
 
 LIBRARIES = ("bitwright", "torch", "numpy", "onnx", "onnxruntime", "openvino")
 _AVX = ("fma", "f16c", "avx", "avx2", "avx_vnni", "avx_vnni_int8")
@@ -49,6 +52,7 @@ def read_machine(root: Path = Path("/")) -> dict[str, Any]:
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "clock_mhz": clock_mhz(root),
         "command": list(sys.argv),
+        "gpus": read_gpus() if root == Path("/") else [],
     }
 
 
@@ -57,7 +61,7 @@ def decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in machine.items() if name not in _PASSING}
     # A kernel reserves a little more or less memory at each boot.
     values["memory_bytes"] = f"{round(machine['memory_bytes'] / _GIB)} GiB"
-    for name in ("core_kinds", "emulator"):
+    for name in ("core_kinds", "emulator", "gpus"):
         if not values.get(name):
             # Records made before these were read keep their fingerprint.
             values.pop(name, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from deploy.nvidia_gpus import devices, name_of
+
 _MILLI = 1e-3
 
 
@@ -13,23 +15,11 @@ def gpu_readers() -> Iterator[tuple[str, Callable[[], float], bool]]:
     The counter comes first; GPUs before Volta have none and raise OSError. Nothing where the package or the driver's
     library is not there.
     """
-    try:
-        import pynvml
-    except ImportError:
-        return
-    try:
-        pynvml.nvmlInit()
-        gpus = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return
+    nvml, gpus = devices()
     for number, gpu in enumerate(gpus):
-        name = f"gpu{number} {_name(pynvml.nvmlDeviceGetName(gpu))}"
-        yield name, _reader(pynvml.nvmlDeviceGetTotalEnergyConsumption, gpu, pynvml.NVMLError), True
-        yield name, _reader(pynvml.nvmlDeviceGetPowerUsage, gpu, pynvml.NVMLError), False
-
-
-def _name(given: str | bytes) -> str:
-    return given.decode() if isinstance(given, bytes) else given
+        name = f"gpu{number} {name_of(nvml, gpu)}"
+        yield name, _reader(nvml.nvmlDeviceGetTotalEnergyConsumption, gpu, nvml.NVMLError), True
+        yield name, _reader(nvml.nvmlDeviceGetPowerUsage, gpu, nvml.NVMLError), False
 
 
 def _reader(ask: Callable[[object], int], gpu: object, failure: type[Exception]) -> Callable[[], float]:

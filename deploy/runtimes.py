@@ -44,10 +44,11 @@ class Runtime(StrEnum):
     @property
     def float_precisions(self) -> tuple[FloatPrecision, ...]:
         """What the float part of its engines can execute in, the one to prefer first; every runtime has fp32."""
-        if self.compiles:
+        if self.compiles or self is Runtime.TORCH:
             return FloatPrecision.FP16, FloatPrecision.BF16, FloatPrecision.FP32
-        wide = (FloatPrecision.FP32,)
-        return (FloatPrecision.BF16, *wide) if self in {Runtime.OPENVINO, Runtime.TORCH} else wide
+        if self is Runtime.OPENVINO:
+            return FloatPrecision.BF16, FloatPrecision.FP32
+        return (FloatPrecision.FP32,)
 
     @property
     def tells_node_times(self) -> bool:

@@ -79,6 +79,11 @@ def _reasons(profile: DeviceProfile, host: Host) -> tuple[str, ...] | None:
     return tuple(reasons) or None
 
 
+def _reaches(profile: DeviceProfile, version: str) -> bool:
+    """Whether a package of this version reaches the device: torch is also built for processors alone."""
+    return profile.kind is not DeviceKind.GPU or not version.endswith("+cpu")
+
+
 def _runtimes(profile: DeviceProfile, installed: Mapping[str, str | None]) -> tuple[RuntimeMatch, ...]:
     matches = []
     for entry in profile.runtimes:
@@ -88,7 +93,7 @@ def _runtimes(profile: DeviceProfile, installed: Mapping[str, str | None]) -> tu
             RuntimeMatch(
                 engine=entry.engine.value,
                 version=version,
-                in_range=version is not None and entry.accepts(version),
+                in_range=version is not None and entry.accepts(version) and _reaches(profile, version),
                 native=tuple(rule.id for rule in rules if rule.native),
                 emulated=tuple(rule.id for rule in rules if not rule.native),
             )

@@ -12,6 +12,7 @@ from bitwright.cli.compress import show_result
 from bitwright.cli.elsewhere import measure_there
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
 from bitwright.cli.run_options import (
+    CudaGraphFlag,
     EnergyFlag,
     InputSizeOption,
     RunArgument,
@@ -96,6 +97,7 @@ def measure(
     ] = None,
     table: TableOption = None,
     energy: EnergyFlag = False,
+    cuda_graph: CudaGraphFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Time a run's engine against its float baseline again, side by side, here or on another machine.
@@ -108,6 +110,8 @@ def measure(
     must_be_a_run(run)
     from bitwright.runs.measure import measure as time_it
 
+    if cuda_graph and on is not None:
+        raise UsageError("--cuda-graph is for a GPU of this machine; leave it or --on out")
     with showing_progress():
         if on is not None:
             timed = measure_there(
@@ -125,7 +129,15 @@ def measure(
         elif python or remote_folder or ssh_config:
             raise UsageError("--python, --remote-folder and --ssh-config say something of the machine in --on; give it")
         else:
-            timed = time_it(run, threads=threads, input_size=size, seconds=seconds, table=table, energy=energy)
+            timed = time_it(
+                run,
+                threads=threads,
+                input_size=size,
+                seconds=seconds,
+                table=table,
+                energy=energy,
+                cuda_graph=cuda_graph,
+            )
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
 
 

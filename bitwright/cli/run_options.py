@@ -16,6 +16,9 @@ SecondsOption = Annotated[float, typer.Option(min=0.1, help="Timed seconds of ea
 EnergyFlag = Annotated[
     bool, typer.Option("--energy", help="Also measure energy on the power rails of the machine, 10 s an engine.")
 ]
+CudaGraphFlag = Annotated[
+    bool, typer.Option("--cuda-graph", help="Time engines on a GPU as captured and replayed CUDA graphs.")
+]
 TableOption = Annotated[
     Path | None, typer.Option("--table", metavar="FILE", help="Latency table to add both times to, such as pi5.jsonl.")
 ]

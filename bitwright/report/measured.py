@@ -14,6 +14,24 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class GpuStages(_Part):
+    """Medians of the stages of a run on a GPU by CUDA events, ms; the latency holds all three."""
+
+    to_device_ms: Milliseconds
+    compute_ms: Milliseconds
+    to_host_ms: Milliseconds
+    cuda_graph: bool = Field(description="whether the computation was a replayed CUDA graph")
+
+    @property
+    def words(self) -> str:
+        """The stages in words."""
+        how = ", as a CUDA graph" if self.cuda_graph else ""
+        return (
+            f"copy to the GPU {self.to_device_ms:.3f} ms, computation {self.compute_ms:.3f} ms{how}, "
+            f"copy back {self.to_host_ms:.3f} ms"
+        )
+
+
 class LatencyStats(_Part):
     """Steady-state latency of one engine at batch 1. Intervals are 95 % order-statistic intervals; null: not given."""
 
@@ -30,6 +48,7 @@ class LatencyStats(_Part):
     peak_rss_bytes: NonNegativeInt | None = None
     load_ms: Milliseconds | None = Field(default=None, description="time to load the engine")
     first_ms: Milliseconds | None = Field(default=None, description="first inference, cold")
+    gpu: GpuStages | None = Field(default=None, description="null for an engine that is not on a GPU")
 
     @model_validator(mode="after")
     def _counts_its_samples(self) -> Self:

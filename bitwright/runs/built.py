@@ -41,10 +41,15 @@ LARGEST_BATCH = 64
 
 def files_of(folder: Path) -> tuple[str, ...]:
     """What `build_audited` has written into a folder, relative to it."""
-    spec = read_spec(folder / ENGINE)
-    compiled = () if spec.source is None else (f"{ENGINE}/{spec.artefact}",)
-    recorded = (f"{ENGINE}/{RECORD_FILE}",) if spec.runtime.compiles else ()
-    return (*FILES, f"{ENGINE}/{spec.onnx}", *compiled, *recorded)
+    return (*FILES, *engine_files(folder, ENGINE)[1:])
+
+
+def engine_files(folder: Path, name: str) -> tuple[str, ...]:
+    """The files of the engine `name` in a folder, relative to it, the stamp first."""
+    spec = read_spec(folder / name)
+    compiled = () if spec.source is None else (f"{name}/{spec.artefact}",)
+    recorded = (f"{name}/{RECORD_FILE}",) if spec.runtime.compiles else ()
+    return (f"{name}/engine.json", f"{name}/{spec.onnx}", *compiled, *recorded)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ def _engine(
     that can.
     """
     widths = _exported(job, model, folder)
-    for precision in wider(job.profile, job.runtime, model.plan.float_precision) if job.runtime.compiles else ():
+    checked = job.runtime.compiles or model.plan.float_precision == FloatPrecision.FP16
+    for precision in wider(job.profile, job.runtime, model.plan.float_precision) if checked else ():
         planned = FloatPrecision(model.plan.float_precision)
         found = unfit(onnx.load(folder / ONNX), planned)
         if not found:
@@ -115,7 +121,7 @@ def _engine(
         input_shape=(1, job.example.shape[1], *job.input_size) if job.runtime in _SPECIALISED else None,
         super_resolution=job.picture_format,
         device=job.profile,
-        shapes=_shapes(job) if job.runtime.compiles else None,
+        shapes=shapes_of(job) if job.runtime.compiles else None,
     )
     return model, audit(load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
 
@@ -133,7 +139,7 @@ def _exported(job: Job, model: CompressedModel, folder: Path) -> dict[str, tuple
     return widths
 
 
-def _shapes(job: Job) -> ShapeRange:
+def shapes_of(job: Job) -> ShapeRange:
     """What a compiled engine takes: pictures of any usual size, or a classifier's own size in batches."""
     usual = (1, job.example.shape[1], *job.input_size)
     if isinstance(job.loaded.workload, Classification):

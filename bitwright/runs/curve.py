@@ -24,8 +24,10 @@ from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.curve_timing import latency_of, sessions, time_points
 from bitwright.runs.folder import LAST_STAGE, RunFolder
 from bitwright.runs.job import Job
+from bitwright.runs.runtime_choice import runs_on_gpu
 from compress.training.processes import MASKS, NOTHING, give_order
-from deploy.engines.tensorrt_target import GpuTarget, why_not_here
+from deploy.engines.tensorrt_target import GpuTarget
+from deploy.gpu import why_not_here
 from hw_profiles.latency_table import LatencyTable
 
 CURVE = "curve.json"
@@ -83,12 +85,11 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
 def _require_here(job: Job) -> None:
     """UsageError or DeviceError where the engines of a curve could be built here and not timed."""
     job.runtime.require_timed()
-    if job.runtime.compiles:
+    if runs_on_gpu(job.profile, job.runtime):
         reason = why_not_here(GpuTarget.of(job.profile).compute_capability, job.profile.id)
         if reason is not None:
-            raise DeviceError(
-                f"a curve times every engine: {reason}; `bitwright compress` builds one without running it"
-            )
+            anywhere = "; `bitwright compress` builds one without running it" if job.runtime.builds_anywhere else ""
+            raise DeviceError(f"a curve times every engine: {reason}{anywhere}")
 
 
 def load_curve(run: Path) -> TradeoffCurve:

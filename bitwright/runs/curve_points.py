@@ -11,6 +11,7 @@ from bitwright.foundation.progress import note
 from bitwright.report.tradeoff_curve import Kind, Prediction
 from bitwright.runs.built import AUDIT, ENGINE, ONNX, PLAN, build_audited, files_of
 from bitwright.runs.job import Job
+from bitwright.runs.runtime_choice import RUNTIME_NAMES, baseline_runtime
 from bitwright.runs.stages import FLOAT, NEAREST
 from compress.compressed import CompressedModel
 from compress.graph import clone, layer_nodes
@@ -75,8 +76,11 @@ def uniform(job: Job) -> list[Proposal]:
     """The points that need no search: float in each precision that the runtime has, and all layers on integers."""
     plan = job.first_plan()
     reconstructed, source = str(job.run.values("reconstructed")["model"]), best_integers(job)
-    found = [Proposal(name=BASELINE, kind=Kind.BASELINE, label="float, ONNX Runtime", plan=_baseline(job), source=None)]
+    baseline = baseline_runtime(job.profile, job.runtime)
+    label = f"float, {RUNTIME_NAMES.get(baseline, baseline.value)}"
+    found = [Proposal(name=BASELINE, kind=Kind.BASELINE, label=label, plan=_baseline(job, baseline), source=None)]
     if job.runtime is not Runtime.ONNXRUNTIME:
+        # The baseline is the network as it was given, and a float point is folded, so that both are worth measuring.
         for precision in dict.fromkeys((FP32, plan.float_precision)):
             floats = _all_float(plan, precision)
             found.append(
@@ -165,12 +169,12 @@ def _all_float(plan: Plan, precision: str) -> Plan:
     return floats.model_copy(update={"float_precision": precision})
 
 
-def _baseline(job: Job) -> Plan:
+def _baseline(job: Job, runtime: Runtime) -> Plan:
     """The plan of the network as it was given, whose layers may go by other names than after folding."""
     return Plan(
         architecture=job.loaded.architecture,
         device=job.profile.id,
-        runtime=Runtime.ONNXRUNTIME.value,
+        runtime=runtime.value,
         float_precision=FP32,
         placement=Placement.INPUTS,
         layers={name: LayerPlan(reason="the baseline") for name, _ in layer_nodes(job.original)},

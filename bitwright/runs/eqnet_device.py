@@ -13,7 +13,8 @@ from bitwright.runs.built import ENGINE
 from bitwright.runs.eqnet_engine import Deployed, Network, deploy
 from bitwright.runs.eqnet_result import DevicePlan, EngineLatency, FrontPoint
 from bitwright.runs.float_part import float_precision
-from bitwright.runs.job import choose_runtime, default_placement
+from bitwright.runs.job import default_placement
+from bitwright.runs.runtime_choice import choose_runtime
 from compress.compressed import CompressedModel
 from compress.layer_table import LayerTable
 from compress.plan import Placement

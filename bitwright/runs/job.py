@@ -16,6 +16,7 @@ from bitwright.runs.float_part import float_precision
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.request import AUTO, CompressRequest
 from bitwright.runs.rules import integer_rule, layer_plan, rule_of
+from bitwright.runs.runtime_choice import choose_runtime
 from compress.equality import prove_equal
 from compress.graph import capture, layer_nodes, load_graph
 from compress.layer_table import LayerTable
@@ -25,7 +26,7 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.preparation import prepare
 from compress.sparsity import Decision, decide
 from deploy.engine import Runtime
-from hw_profiles import DeviceProfile, installed_runtimes, load_profile
+from hw_profiles import DeviceProfile, load_profile
 from hw_profiles.sparsity_support import reads_groups
 from search.layer_sensitivity import Evaluate, evaluator
 from workloads.classification.task import Classification
@@ -67,7 +68,8 @@ class Job:
         # A run that goes on where other runtimes are installed keeps the one that its plan was made for.
         started = run.journal.entry(FIRST_STAGE)
         recorded = None if started is None else started.values.get("runtime")
-        runtime = choose_runtime(profile, request.runtime or (recorded if isinstance(recorded, str) else None))
+        wanted = request.runtime or (recorded if isinstance(recorded, str) else None)
+        runtime = choose_runtime(profile, wanted, request.precision)
         loaded = load_checkpoint(request.checkpoint, model=request.model, scale=request.scale)
         if request.self_distillation and not isinstance(loaded.workload, Classification):
             raise UsageError("self_distillation softens labels of classes; leave it out, this network makes pictures")
@@ -196,24 +198,26 @@ class Job:
         layers, precision, uneven = {}, self.request.precision, ""
         for (name, _), row in zip(layer_nodes(self.graph), self.table.rows, strict=True):
             rule = rule_of(self.profile, row.op, self.runtime, precision)
-            layer = layer_plan(rule) if rule else LayerPlan(reason=f"no native {precision.kernel} in the profile")
+            why = f"asked for in {precision}" if precision.is_float else f"no native {precision.kernel} in the profile"
+            layer = layer_plan(rule) if rule else LayerPlan(reason=why)
             block = None if layer.weight is None else layer.weight.block
             if block is not None and row.input_shape[-1] % block:
                 layer = LayerPlan(reason=f"blocks of {block} weights do not divide its {row.input_shape[-1]} inputs")
                 uneven = uneven or f" ({name}: {layer.reason})"
             decided = self.sparsity.get(name)
             layers[name] = layer.model_copy(update={"sparsity": decided.pattern if decided else None})
-        if not any(layer.quantized for layer in layers.values()):
+        if not precision.is_float and not any(layer.quantized for layer in layers.values()):
             raise UsageError(
                 f"{self.profile.id} executes no layer of this network {precision.computed} in {self.runtime}{uneven}; "
-                "choose another --runtime or device (see: bitwright devices)"
+                "choose another --precision, --runtime or device (see: bitwright devices)"
             )
+        floats = precision.value if precision.is_float else float_precision(self.profile, self.runtime).value
         placement = Placement(self.request.placement) if self.request.placement else default_placement(self.runtime)
         return Plan(
             architecture=self.loaded.architecture,
             device=self.profile.id,
             runtime=self.runtime.value,
-            float_precision=float_precision(self.profile, self.runtime).value,
+            float_precision=floats,
             placement=placement,
             layers=layers,
         )
@@ -227,21 +231,6 @@ class Job:
     def float_onnx(self) -> Path:
         """The float network as it was given, for the baseline."""
         return self.run.path / "float" / "float.onnx"
-
-
-def choose_runtime(profile: DeviceProfile, wanted: str | None) -> Runtime:
-    """The runtime asked for, or the first of the profile that is installed and that this version can build for."""
-    known = {r.value for r in Runtime}
-    supported = [r.engine.value for r in profile.runtimes if r.engine.value in known]
-    if not supported:
-        engines = ", ".join(r.engine.value for r in profile.runtimes) or "none"
-        raise UsageError(f"{profile.id} runs {engines}; engines can be built for {', '.join(sorted(known))} only")
-    if wanted is not None:
-        if wanted not in supported:
-            raise UsageError(f"{profile.id} has no runtime {wanted!r}; it has {', '.join(supported)}")
-        return Runtime(wanted)
-    installed = installed_runtimes()
-    return Runtime(next((engine for engine in supported if installed.get(engine)), supported[0]))
 
 
 def default_placement(runtime: Runtime) -> Placement:

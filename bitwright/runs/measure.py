@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.report.measured import Latency
@@ -14,8 +15,10 @@ from bitwright.runs.built import ENGINE, PLAN
 from bitwright.runs.proof import ENGINE_NAME, time_engines
 from bitwright.runs.reopen import reopened
 from bitwright.runs.reporting import latency_section, load_report
+from bitwright.runs.runtime_choice import baseline_runtime
+from bitwright.runs.stages import FLOAT
 from compress.plan import Plan
-from deploy.engines import load_engine
+from deploy.engines import load_engine, read_spec
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
@@ -67,6 +70,8 @@ class MeasureSummary(BaseModel):
         for name, stats in (("engine", timed.engine), (timed.baseline, timed.float)):
             p90 = "n/a" if stats.p90_ms is None else f"{stats.p90_ms:.2f}"
             lines.append(f"{name}: median {stats.median_ms:.2f} ms, p90 {p90} ms, n = {stats.n}")
+            if stats.gpu is not None:
+                lines.append(f"  {stats.gpu.words}")
         speed = timed.speedup
         lines.append(f"speed-up {speed.ratio:.2f} [{ratio_interval(speed.low, speed.high)}]: {speed.verdict}")
         if timed.noisy:
@@ -86,16 +91,25 @@ def measure(
     seconds: float,
     table: Path | None = None,
     energy: bool = False,
+    cuda_graph: bool = False,
 ) -> MeasureSummary:
     """Time the engine and the baseline at `input_size` (height, width); the samples go to `measurements/`.
 
     `table`: a latency table that both times are added to. `energy`: also measure that; UsageError where it cannot be.
+    `cuda_graph`: time what runs on a GPU as replayed CUDA graphs; UsageError where the engine does not.
     """
     with reopened(run) as job:
         job.runtime.require_timed()
-        load_engine(run / ENGINE, 1, device=job.profile).require_here()
+        engine = load_engine(run / ENGINE, 1, device=job.profile)
+        if cuda_graph:
+            engine.use_cuda_graph()
+        engine.require_here()
+        if read_spec(run / FLOAT).runtime is not baseline_runtime(job.profile, job.runtime):
+            raise UsageError(f"{run} has its float baseline on the processor and its engine on a GPU; compress it anew")
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
-        timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy)
+        timed = time_engines(
+            run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy, cuda_graph=cuda_graph
+        )
     same_machine(Environment.model_validate(load_report(run).environment), timed.environment)
     return keep(run, timed, table)
 
@@ -107,6 +121,8 @@ def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> Measu
     """
     first = timed.measurements[0]
     name = f"{'x'.join(map(str, first.input_shape))}-{first.threads}t"
+    if any(measurement.gpu is not None and measurement.gpu.graph for measurement in timed.measurements):
+        name += "-graph"
     if timed.elsewhere is not None:
         name += f"-{timed.environment.fingerprint}"
     file = run / MEASUREMENTS / f"{name}.json"

@@ -10,9 +10,10 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import sha256_file
 from bitwright.foundation.progress import note, track
 from bitwright.runs.float_part import float_precision
-from bitwright.runs.job import choose_runtime, default_placement
+from bitwright.runs.job import default_placement
 from bitwright.runs.profile_summary import ProfileRequest, ProfileSummary
 from bitwright.runs.rules import integer_rule, layer_plan
+from bitwright.runs.runtime_choice import choose_runtime
 from compress.layer_table import LayerTable
 from compress.plan import LayerPlan, Plan
 from deploy.engine import FloatPrecision, Runtime

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from bitwright.foundation.files import write_bytes, write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.built import ENGINE, MODEL
+from bitwright.runs.float_part import agreement
 from bitwright.runs.job import Job
 from bitwright.runs.stages import FLOAT
 from compress.compressed import CompressedModel
@@ -22,7 +23,7 @@ from deploy.engines import load_engine
 from deploy.latency import Candidate, ComparisonResult, LoadGate, measure
 from deploy.latency.statistics import needed_samples
 from deploy.remote import Protocol
-from deploy.verify import VerifyReport, compare, engine_predict
+from deploy.verify import VerifyReport, engine_predict
 from workloads.super_resolution.task import SRSample, SuperResolution
 from workloads.workload import Quality
 
@@ -54,7 +55,7 @@ def quality(job: Job) -> None:
     workload, samples = job.loaded.workload, job.eval_samples
     baseline = load_engine(job.run.path / FLOAT, job.cores)
     float_quality = workload.evaluate(engine_predict(baseline), samples)
-    report = compare(model.simulate(), engine, samples, workload, job.request.tolerance)
+    report = agreement(model, engine, samples, workload, job.request.tolerance)
     pictures: list[dict[str, Any]] = []
     if isinstance(workload, SuperResolution):
         losses = {n: float_quality.per_sample[n] - v for n, v in report.engine.per_sample.items()}
@@ -147,11 +148,22 @@ def why_not_run(job: Job) -> str | None:
 
 
 def time_engines(
-    run: Path, x: NDArray[np.float32], *, threads: int, seconds: float, seed: int, energy: bool = False
+    run: Path,
+    x: NDArray[np.float32],
+    *,
+    threads: int,
+    seconds: float,
+    seed: int,
+    energy: bool = False,
+    cuda_graph: bool = False,
 ) -> ComparisonResult:
-    """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each."""
+    """The comparison of a run's engine with its baseline on one input, [1, C, H, W]; at least `seconds` each.
+
+    `cuda_graph`: both are replayed as CUDA graphs.
+    """
     session = protocol(threads=threads, seconds=seconds, seed=seed, energy=energy)
-    candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
+    folders = {ENGINE_NAME: run / ENGINE, BASELINE_NAME: run / FLOAT}
+    candidates = [Candidate(name, folder, cuda_graph=cuda_graph) for name, folder in folders.items()]
     probe = run / "work" / "latency-input.npy"
     probe.parent.mkdir(parents=True, exist_ok=True)
     np.save(probe, x)

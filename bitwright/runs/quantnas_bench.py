@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitwright.foundation.errors import UsageError
-from bitwright.runs.job import choose_runtime
 from bitwright.runs.quantnas_request import QuantnasRequest
+from bitwright.runs.runtime_choice import choose_runtime
 from hw_profiles import DeviceProfile, DType, load_profile
 from hw_profiles.latency_table import LatencyTable
 from search.quantnas import CostTable, Where, bitops_costs, latency_costs

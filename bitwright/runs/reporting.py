@@ -8,7 +8,7 @@ from pathlib import Path
 from bitwright.foundation.files import write_text
 from bitwright.foundation.version import VERSION
 from bitwright.report import write_html
-from bitwright.report.measured import Latency, LatencyStats, Speedup
+from bitwright.report.measured import GpuStages, Latency, LatencyStats, Speedup
 from bitwright.report.schema import (
     AuditedLayer,
     AuditResult,
@@ -33,6 +33,7 @@ from bitwright.runs.job import Job
 from bitwright.runs.narrowing import narrowed_section
 from bitwright.runs.plan_steps import plan_steps
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality, why_not_run
+from bitwright.runs.runtime_choice import RUNTIME_NAMES
 from bitwright.runs.sparsity import sparsity_section
 from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
@@ -42,6 +43,7 @@ from deploy.engines import read_spec
 from deploy.environment import Environment
 from deploy.footprint import footprint
 from deploy.latency import ComparisonResult
+from deploy.latency.gpu_times import GpuSummary
 from hw_profiles import DeviceProfile, DType, estimate_ms
 from workloads.classification.task import Classification
 from workloads.workload import Quality as MeasuredQuality
@@ -158,7 +160,7 @@ def _score(quality: MeasuredQuality) -> Score:
 def latency_section(timed: ComparisonResult) -> Latency:
     """Both distributions and their paired ratio, from one interleaved session."""
     speedup = timed.speedup(ENGINE_NAME, BASELINE_NAME)
-    engine = timed.measurement(ENGINE_NAME)
+    engine, baseline = timed.measurement(ENGINE_NAME), timed.measurement(BASELINE_NAME).spec
     return Latency(
         engine=_stats(timed, ENGINE_NAME),
         float=_stats(timed, BASELINE_NAME),
@@ -166,6 +168,7 @@ def latency_section(timed: ComparisonResult) -> Latency:
         input_shape=engine.input_shape,
         threads=engine.threads,
         noisy=any(m.noisy for m in timed.measurements),
+        baseline=f"{RUNTIME_NAMES.get(baseline.runtime, baseline.runtime.value)} {baseline.float_precision}",
     )
 
 
@@ -187,6 +190,13 @@ def _stats(timed: ComparisonResult, name: str) -> LatencyStats:
         peak_rss_bytes=summary.peak_rss_bytes,
         load_ms=summary.load_ms,
         first_ms=summary.first_ms,
+        gpu=None if summary.gpu is None else _stages(summary.gpu),
+    )
+
+
+def _stages(gpu: GpuSummary) -> GpuStages:
+    return GpuStages(
+        to_device_ms=gpu.to_device_ms, compute_ms=gpu.compute_ms, to_host_ms=gpu.to_host_ms, cuda_graph=gpu.graph
     )
 
 

@@ -76,7 +76,7 @@ class CompressRequest(BaseModel):
     precision: Precision = Field(
         default=Precision.INT8,
         description="What quantised layers compute in: int8; fp8 where the GPU has it; w4a16: 16-bit floats, with "
-        "matrices in 4 bits.",
+        "matrices in 4 bits. fp16, bf16: nothing is quantised, all layers compute in that.",
     )
     sparsity: str | None = Field(
         default=None,

@@ -17,6 +17,8 @@ def integer_rule(profile: DeviceProfile, op: Op, runtime: Runtime) -> PrecisionR
 
 def rule_of(profile: DeviceProfile, op: Op, runtime: Runtime, precision: Precision) -> PrecisionRule | None:
     """The first native rule of the profile for an operator in a precision, with the forms of what is quantised."""
+    if precision.is_float:
+        return None
     if precision is Precision.INT8:
         return integer_rule(profile, op, runtime)
     if precision is Precision.W4A16:

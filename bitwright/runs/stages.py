@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -10,9 +11,10 @@ from torch import Tensor, fx
 
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import note
-from bitwright.runs.built import build_audited, files_of
+from bitwright.runs.built import build_audited, engine_files, files_of, shapes_of
 from bitwright.runs.job import BALANCED, FIRST_STAGE, SPARSE, Job
 from bitwright.runs.precision import Precision
+from bitwright.runs.runtime_choice import baseline_runtime, require_installed
 from bitwright.runs.sparsity import PACKED, sparse_facts
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
@@ -26,7 +28,6 @@ from compress.ranges import RangeMethod, set_ranges
 from compress.reconstruction import ReconstructionSettings, reconstruct
 from compress.second_order_rounding import factors, round_weights
 from compress.statistics import collect
-from deploy.engine import Runtime
 from deploy.engines import build_engine, read_spec
 from deploy.engines.runtime_packages import runtime_version
 from deploy.onnx_export import export_float
@@ -38,7 +39,6 @@ RECONSTRUCTED = "work/reconstructed.safetensors"
 BLOCKS = "work/blocks"
 SELECTED = "work/selected.safetensors"
 FLOAT = "float"
-BASELINE_FILES = (f"{FLOAT}/float.onnx", f"{FLOAT}/engine.json")
 
 PROBED = 32
 """Calibration inputs that the answer to rounding noise is probed on: a backward pass each."""
@@ -49,12 +49,17 @@ SAFETY = 0.5
 
 
 def float_baseline(job: Job) -> None:
-    """The float network in ONNX Runtime: what speed-up and drop are measured against."""
+    """The float network in ONNX Runtime, or on the engine's GPU: what speed-up and drop are measured against."""
     # A runtime that is not installed is told now, not when hours of calibration and training are done.
-    runtime_version(job.runtime)
+    require_installed(job.profile, job.runtime, job.request.precision)
     export_float(job.original, job.example, job.float_onnx)
-    _build_baseline(job, Runtime.ONNXRUNTIME)
-    job.run.finish_stage(FIRST_STAGE, BASELINE_FILES, {"runtime": job.runtime.value})
+    _build_baseline(job)
+    job.run.finish_stage(FIRST_STAGE, baseline_files(job.run.path), {"runtime": job.runtime.value})
+
+
+def baseline_files(run: Path) -> tuple[str, ...]:
+    """The files of a run's float baseline, relative to it."""
+    return engine_files(run, FLOAT)
 
 
 def renew_baseline(job: Job) -> None:
@@ -66,19 +71,27 @@ def renew_baseline(job: Job) -> None:
     installed = runtime_version(spec.runtime)
     if spec.runtime_version != installed:
         note(f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {installed}")
-        _build_baseline(job, spec.runtime)
-        job.run.renew_stage(FIRST_STAGE, BASELINE_FILES)
+        _build_baseline(job)
+        job.run.renew_stage(FIRST_STAGE, baseline_files(job.run.path))
 
 
-def _build_baseline(job: Job, runtime: Runtime) -> None:
-    folder, io = job.float_onnx.parent, job.picture_format
-    build_engine(job.float_onnx, folder, runtime=runtime, profile=job.profile.id, super_resolution=io)
+def _build_baseline(job: Job) -> None:
+    runtime = baseline_runtime(job.profile, job.runtime)
+    build_engine(
+        job.float_onnx,
+        job.float_onnx.parent,
+        runtime=runtime,
+        profile=job.profile.id,
+        super_resolution=job.picture_format,
+        device=job.profile,
+        shapes=shapes_of(job) if runtime.compiles else None,
+    )
 
 
 def balanced_graph(job: Job) -> tuple[fx.GraphModule, dict[str, object]]:
     """The float graph with its channels balanced, where that is asked for, and what is told of it."""
     graph, inputs = job.graph, job.calibration
-    if not job.request.equalize:
+    if not job.request.equalize or job.request.precision.is_float:
         return graph, {}
     balanced = balance(graph, collect(graph, inputs, layer_inputs(graph)), inputs[:PROBED])
     prove_equal(graph, balanced.graph, job.example, tolerance=1e-3)

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from bitwright.foundation.errors import UsageError, VerificationError
 from bitwright.foundation.files import sha256_file
 from bitwright.runs.built import ENGINE, ONNX
+from bitwright.runs.float_part import agreement
 from bitwright.runs.reopen import compressed_network, reopened, request_of
 from deploy.audit import Audit, audit
 from deploy.engines import load_engine, read_spec
-from deploy.verify import VerifyReport, compare
+from deploy.verify import VerifyReport
 
 
 class VerifySummary(BaseModel):
@@ -51,7 +52,7 @@ def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
         audited = audit(engine, run / ONNX, model.plan)
         audited.require()
         samples = job.eval_samples if eval_data is None else job.loaded.workload.samples(eval_data)
-        comparison = compare(model.simulate(), engine, samples, job.loaded.workload, tolerance)
+        comparison = agreement(model, engine, samples, job.loaded.workload, tolerance)
         comparison.require()
     return VerifySummary(run=str(run), audit=audited, comparison=comparison)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bitwright.foundation.caches import keep_cached, read_cached
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import write_bytes
 from deploy.engine import Runtime, ShapeRange
 from deploy.engines.tensorrt_target import GpuTarget
 
@@ -64,7 +64,7 @@ def compile_network(
     if engine is None:
         raise UsageError(f"{runtime} cannot build {path.name}: {_errors(log.lines)}")
     if timings is not None:
-        write_bytes(cache, bytes(timings.serialize()))
+        keep_cached(cache, bytes(timings.serialize()))
     return Compiled(bytes(engine), tuple(text for _, text in log.lines))
 
 
@@ -106,8 +106,7 @@ def _configure(api: ModuleType, config: Any, target: GpuTarget, runtime: Runtime
 
 
 def _timing_cache(config: Any, path: Path) -> Any:
-    known = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(known)
+    cache = config.create_timing_cache(read_cached(path))
     # A cache of another GPU or version is refused, and an empty one takes its place.
     if not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")

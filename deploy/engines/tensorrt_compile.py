@@ -7,6 +7,7 @@ from types import ModuleType
 
 import onnx
 
+from bitwright.foundation.caches import cache_folder
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import sha256_file, write_bytes, write_text
 from bitwright.foundation.progress import note
@@ -29,7 +30,6 @@ from deploy.onnx_plan import plan_of
 from hw_profiles import DeviceProfile
 
 ENGINE_SUFFIX = ".engine"
-CACHE_FILE = "timing.cache"
 _USUAL = (128, 128)
 
 
@@ -66,7 +66,7 @@ def compile_engine(
     patterns = () if plan is None else plan.sparse_layers.values()
     sparse = target.sparse and any(pattern.fits_two_of_four() for pattern in patterns)
     shapes = ShapeRange.around((1, _channels(file), *_USUAL)) if shapes is None else shapes
-    cache = folder / CACHE_FILE
+    cache = timing_cache(runtime, target)
     if float_precision is not FloatPrecision.FP32:
         onnx_path = folder / f"{onnx_path.stem}.{float_precision}.onnx"
         write_bytes(onnx_path, file.SerializeToString())
@@ -93,7 +93,14 @@ def compile_engine(
         shapes=shapes,
         compute_capability=target.compute_capability,
         profile_hash=target.profile_hash,
+        record_sha256=sha256_file(folder / RECORD_FILE),
     )
+
+
+def timing_cache(runtime: Runtime, target: GpuTarget) -> Path:
+    """Where the times of kernels are kept that all builds with this version of the runtime for such a GPU share."""
+    name = f"{runtime}-{runtime_version(runtime)}-{target.member.lower()}.timing.cache"
+    return cache_folder() / "tensorrt" / name
 
 
 def look_ahead(file: onnx.ModelProto, plan: Plan | None, runtime: Runtime, name: str) -> None:

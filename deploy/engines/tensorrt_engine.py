@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bitwright.foundation.errors import DeviceError, UsageError
+from bitwright.foundation.caches import cache_folder
+from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.runtime_packages import import_runtime
 from deploy.engines.tensorrt_record import BuildRecord, BuiltLayer
-from deploy.engines.tensorrt_target import why_not_here
+from deploy.engines.tensorrt_session import TensorRtSession
+from deploy.gpu import why_not_here
 from deploy.runtimes import W4A16
 
 _OPS = {"correlation": "Convolution", "deconv": "Deconvolution"}
@@ -33,9 +34,9 @@ class TensorRtEngine(Engine):
 
     def __init__(self, spec: EngineSpec, folder: Path, threads: int) -> None:
         super().__init__(spec, folder, threads)
-        self._record = BuildRecord.read(folder, spec.artefact_sha256)
-        self._loaded: Any = None
-        self._context: Any = None
+        self._record = BuildRecord.read(folder, spec.artefact_sha256, spec.record_sha256)
+        self._session: TensorRtSession | None = None
+        self._cuda_graph = False
 
     def why_not_here(self) -> str | None:
         """No GPU here, or one of another architecture than the engine was compiled for."""
@@ -46,38 +47,32 @@ class TensorRtEngine(Engine):
 
         DeviceError where there is no GPU that the engine is for; UsageError for an input out of its range.
         """
-        import torch
-
         shapes = self.spec.shapes
         if x.dtype != np.float32 or (shapes is not None and not shapes.takes(x.shape)):
             takes = "" if shapes is None else f" from {list(shapes.smallest)} to {list(shapes.largest)}"
             raise UsageError(
                 f"{self.spec.runtime} cannot run {x.dtype} {list(x.shape)}: the engine takes float32{takes}"
             )
-        context = self._ready()
-        given, made = (self._loaded.get_tensor_name(index) for index in range(2))
-        source = torch.from_numpy(np.ascontiguousarray(x)).cuda()
-        if not context.set_input_shape(given, tuple(x.shape)):
-            raise UsageError(f"{self.spec.runtime} cannot run {x.dtype} {list(x.shape)}: the engine refuses the shape")
-        output = torch.empty(tuple(context.get_tensor_shape(made)), dtype=torch.float32, device="cuda")
-        context.set_tensor_address(given, source.data_ptr())
-        context.set_tensor_address(made, output.data_ptr())
-        stream = torch.cuda.current_stream()
-        if not context.execute_async_v3(stream.cuda_stream):
-            raise DeviceError(f"{self.spec.runtime} failed while running {list(x.shape)}; see its messages above")
-        result: np.ndarray = output.cpu().numpy()
-        return result
+        return self._ready().run(x)
 
-    def _ready(self) -> Any:
-        if self._context is None:
+    def use_cuda_graph(self) -> None:
+        """Replay the computation as a CUDA graph, captured for each new shape."""
+        self._cuda_graph = True
+
+    def gpu_stages_ms(self) -> tuple[float, float, float] | None:
+        """Ms of the last run: copy to the GPU, computation, copy back; None before the first."""
+        return None if self._session is None else self._session.stages_ms()
+
+    def _ready(self) -> TensorRtSession:
+        if self._session is None:
             self.require_here()
-            api = import_runtime(self.spec.runtime)
-            runtime = api.Runtime(api.Logger(api.Logger.ERROR))
-            self._loaded = runtime.deserialize_cuda_engine((self.folder / self.spec.artefact).read_bytes())
-            if self._loaded is None:
-                raise UsageError(f"{self.spec.runtime} cannot load {self.folder / self.spec.artefact}; build it again")
-            self._context = self._loaded.create_execution_context()
-        return self._context
+            self._session = TensorRtSession(
+                import_runtime(self.spec.runtime),
+                (self.folder / self.spec.artefact).read_bytes(),
+                cache=cache_folder() / "tensorrt" / f"{self.spec.artefact_sha256[:16]}.runtime.cache",
+                cuda_graph=self._cuda_graph,
+            )
+        return self._session
 
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The layers of the engine as its builder listed them; those that only synchronise are left out."""

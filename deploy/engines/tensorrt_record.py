@@ -6,6 +6,7 @@ machine: at detailed verbosity every layer of the engine with the types of its t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -55,11 +56,17 @@ class BuildRecord(BaseModel):
     layers: tuple[BuiltLayer, ...]
 
     @staticmethod
-    def read(folder: Path, engine_sha256: str) -> BuildRecord:
-        """The record beside an engine; UsageError when it is absent, damaged or that of another engine."""
+    def read(folder: Path, engine_sha256: str, record_sha256: str | None) -> BuildRecord:
+        """The record beside an engine with the hashes of its stamp.
+
+        UsageError when it is absent, was changed, is damaged or is that of another engine.
+        """
         path = folder / RECORD_FILE
         try:
-            record = BuildRecord.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != record_sha256:
+                raise UsageError(f"{path} is not the record that its engine was stamped with; rebuild the engine")
+            record = BuildRecord.model_validate_json(content)
         except OSError as error:
             raise UsageError(f"{path} cannot be read ({error.strerror}); rebuild the engine") from error
         except ValidationError as error:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Runtime
+from deploy.gpu import gpu_here
 from hw_profiles import DeviceProfile
 
 _ISA = re.compile(r"sm_(\d+)(\d)")
@@ -29,14 +30,14 @@ class GpuTarget(BaseModel):
     @staticmethod
     def of(device: DeviceProfile) -> GpuTarget:
         """The target of a profile; UsageError where its architecture is not an NVIDIA GPU's."""
-        found = _ISA.fullmatch(device.arch.isa or "")
-        if found is None:
+        capability = compute_capability(device)
+        if capability is None:
             raise UsageError(
                 f"TensorRT compiles for NVIDIA GPUs; the architecture of {device.id} is "
                 f"{device.arch.isa or 'not given'}, expected sm_<compute capability> such as sm_89"
             )
         return GpuTarget(
-            compute_capability=f"{found[1]}.{found[2]}",
+            compute_capability=capability,
             profile=device.id,
             profile_hash=device.hash(),
             sparse=_SPARSE in device.arch.features,
@@ -78,20 +79,7 @@ class GpuTarget(BaseModel):
                 )
 
 
-def why_not_here(compute_capability: str | None, profile: str) -> str | None:
-    """Why an engine for this architecture cannot run on this machine, in words; None where it can."""
-    here = gpu_here()
-    if here is not None and here == compute_capability:
-        return None
-    found = "there is no GPU here that torch can use" if here is None else f"the GPU here has {here}"
-    return f"it needs an NVIDIA GPU of compute capability {compute_capability} ({profile}) and {found}"
-
-
-def gpu_here() -> str | None:
-    """Compute capability of the GPU that torch would use, such as 8.9; None where it sees none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability()
-    return f"{major}.{minor}"
+def compute_capability(device: DeviceProfile) -> str | None:
+    """Compute capability of the device of a profile, such as 8.9; None where it is no NVIDIA GPU."""
+    found = _ISA.fullmatch(device.arch.isa or "")
+    return None if found is None else f"{found[1]}.{found[2]}"

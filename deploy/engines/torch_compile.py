@@ -8,6 +8,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import sha256_file
 from deploy.engine import EngineSpec, FloatPrecision, Runtime
 from deploy.engines.runtime_packages import runtime_version
+from deploy.engines.tensorrt_target import compute_capability
 from deploy.torch_aot.compile import compile_file
 from hw_profiles import DeviceProfile
 from workloads.super_resolution.format import SRFormat
@@ -27,11 +28,18 @@ def compile_engine(
 ) -> EngineSpec:
     """Compile the file for this machine's processor, or for its GPU where `device` is one, and write the package.
 
-    One package runs inputs of every size; `input_shape` is only stamped.
+    One package runs inputs of every size; `input_shape` is only stamped. DeviceError where this machine does not have
+    the GPU of `device`.
     """
-    target = target_of(device)
+    capability = capability_of(device)
     artefact = onnx_path.with_suffix(SUFFIX).name
-    compile_file(onnx_path, folder / artefact, device=target, float_precision=float_precision)
+    compile_file(
+        onnx_path,
+        folder / artefact,
+        compute_capability=capability,
+        profile=profile,
+        float_precision=float_precision,
+    )
     return EngineSpec(
         runtime=Runtime.TORCH,
         artefact=artefact,
@@ -42,13 +50,15 @@ def compile_engine(
         input_shape=input_shape,
         super_resolution=super_resolution,
         source=onnx_path.name,
+        compute_capability=capability,
     )
 
 
-def target_of(device: DeviceProfile | None) -> str:
-    """What torch calls the device of a profile: "cpu", or "cuda" for an NVIDIA GPU."""
+def capability_of(device: DeviceProfile | None) -> str | None:
+    """Compute capability of the NVIDIA GPU of a profile; None for a processor. UsageError for any other device."""
     if device is None or device.kind == "cpu":
-        return "cpu"
-    if device.kind == "gpu" and str(device.arch.isa).startswith("sm_"):
-        return "cuda"
+        return None
+    capability = compute_capability(device) if device.kind == "gpu" else None
+    if capability is not None:
+        return capability
     raise UsageError(f"torch compiles for processors and NVIDIA GPUs, and {device.id} is neither")

@@ -9,7 +9,9 @@ import numpy as np
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode
+from deploy.engines.cuda_run import CudaRun
 from deploy.engines.torch_nodes import executed_nodes
+from deploy.gpu import without_tf32
 from deploy.torch_aot.package import MODEL, Package
 
 
@@ -23,9 +25,11 @@ class TorchEngine(Engine):
         super().__init__(spec, folder, threads)
         self._package = Package.read(folder / spec.artefact)
         self._loaded: Any = None
+        self._on_gpu: CudaRun | None = None
+        self._cuda_graph = False
 
     def why_not_here(self) -> str | None:
-        """A processor that lacks instructions that the code was compiled for, or no GPU."""
+        """A processor that lacks instructions that the code was compiled for, or no GPU like the one it is for."""
         return self._package.why_not_here()
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -42,8 +46,10 @@ class TorchEngine(Engine):
         try:
             if before != self.threads:
                 torch.set_num_threads(self.threads)
-            given = torch.from_numpy(np.ascontiguousarray(x)).to(described.device)
-            result: np.ndarray = loaded.run([given])[0].cpu().numpy()
+            if self._on_gpu is not None:
+                with without_tf32():
+                    return self._on_gpu.run(x)
+            result: np.ndarray = loaded.run([torch.from_numpy(np.ascontiguousarray(x))])[0].numpy()
         except RuntimeError as error:
             first = str(error).strip().splitlines()[0]
             raise UsageError(f"torch cannot run {x.dtype} {list(x.shape)}: {first}") from error
@@ -51,6 +57,16 @@ class TorchEngine(Engine):
             if before != self.threads:
                 torch.set_num_threads(before)
         return result
+
+    def use_cuda_graph(self) -> None:
+        """Replay the computation as a CUDA graph, captured for each new shape; UsageError on the processor."""
+        if self._package.described.device == "cpu":
+            super().use_cuda_graph()
+        self._cuda_graph = True
+
+    def gpu_stages_ms(self) -> tuple[float, float, float] | None:
+        """Ms of the last run: copy to the GPU, computation, copy back; None on the processor, or before the first."""
+        return None if self._on_gpu is None else self._on_gpu.stages_ms()
 
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The calls of kernels in the source that the package's code was compiled from."""
@@ -62,9 +78,14 @@ class TorchEngine(Engine):
 
             self.require_here()
             path = self.folder / self.spec.artefact
+            on_gpu = self._package.described.device != "cpu"
             try:
-                self._loaded = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL, False, 1, -1)
+                # Unsynchronised between threads on a GPU: that takes events, which a capture does not allow.
+                self._loaded = torch._C._aoti.AOTIModelPackageLoader(str(path), MODEL, on_gpu, 1, -1)
             except RuntimeError as error:
                 first = str(error).strip().splitlines()[0]
                 raise UsageError(f"torch cannot load {path}: {first}; rebuild the engine") from error
+            if on_gpu:
+                # It enqueues on torch's current stream, which a run sets.
+                self._on_gpu = CudaRun(lambda source, _: self._loaded.run([source])[0], graph=self._cuda_graph)
         return self._loaded

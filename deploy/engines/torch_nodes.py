@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from deploy.engine import ExecutedNode
 
 _CALL = re.compile(r"CHECK\(aoti_torch_(?:cpu|cuda)_(?P<kernel>\w+)\((?P<arguments>.*)\);")
+_TRITON = re.compile(r"^ *call_(?P<kernel>triton_\w+)\(")
 _LOOP = re.compile(r"^ {4}(?:kernels\.)?(?P<kernel>(?:cpp|triton)_\w+)\((?P<arguments>.*)\);")
 _SIGNATURE = re.compile(r'extern "C"\s+void\s+(?P<kernel>cpp_\w+)\((?P<parameters>[^)]*)\)')
 _LAYER = re.compile(r"\blayer(\d+)_(?:bias|scale|weight)\b")
@@ -50,9 +51,12 @@ def _nodes(source: str, layers: Sequence[str]) -> Iterator[ExecutedNode]:
     constants = {name: dtype for _, name, dtype in _CONSTANT.findall(source)}
     made = {found["kernel"]: _OUTPUT.findall(found["parameters"]) for found in _SIGNATURE.finditer(source)}
     for number, line in enumerate(source.splitlines()):
-        call, loop = _CALL.search(line), _LOOP.match(line)
+        call, loop, triton = _CALL.search(line), _LOOP.match(line), _TRITON.match(line)
         if call is not None:
             yield _kernel(call, number, constants, layers)
+        elif triton is not None:
+            # Its types stand in its own source, and the bias that it adds does not make it the layer.
+            yield ExecutedNode(name=triton["kernel"], op="Loop", precision="unknown", kernel=triton["kernel"])
         elif loop is not None:
             kinds = dict.fromkeys(_PRECISIONS.get(kind, kind) for kind in made.get(loop["kernel"], ()))
             name = loop["kernel"]

@@ -44,6 +44,7 @@ class Candidate:
     """An engine to measure: the folder of its `engine.json`, and the function `module:name` that loads it.
 
     `input_file`: what this one is run on where it takes another input than the others, such as one channel.
+    `cuda_graph`: time it as a replayed CUDA graph; UsageError for an engine that is not on a GPU or cannot be captured.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Candidate:
     loader: str = DEFAULT_LOADER
     build_ms: float | None = None
     input_file: Path | None = None
+    cuda_graph: bool = False
 
 
 @dataclass
@@ -67,7 +69,7 @@ class _Subject:
 
     def run_block(self) -> None:
         reply = self.worker.ask(RunCommand(count=self.samples.block_runs, settle=SETTLE_RUNS), RunReply)
-        self.samples.add(reply.wall_ns, reply.cpu_ns)
+        self.samples.add(reply.wall_ns, reply.cpu_ns, reply.gpu_ms)
 
     def run_untimed(self) -> int:
         return len(self.worker.ask(RunCommand(count=self.samples.block_runs), RunReply).wall_ns)
@@ -230,7 +232,11 @@ def _load(
     timeout_seconds: float,
 ) -> _Subject:
     command = LoadCommand(
-        loader=candidate.loader, folder=candidate.folder.resolve(), input_file=given[0], threads=threads
+        loader=candidate.loader,
+        folder=candidate.folder.resolve(),
+        input_file=given[0],
+        threads=threads,
+        cuda_graph=candidate.cuda_graph,
     )
     loaded = worker.ask(command, LoadReply)
     first = worker.ask(RunCommand(count=1), RunReply)
@@ -264,4 +270,5 @@ def _finish(
         peak_rss_bytes=info.peak_rss_bytes,
         noise=noise,
         environment_fingerprint=fingerprint,
+        cuda_graph=subject.candidate.cuda_graph,
     )

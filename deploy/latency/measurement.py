@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deploy.engine import EngineSpec
 from deploy.environment import Heat
 from deploy.latency import statistics
+from deploy.latency.gpu_times import GpuSummary, GpuTimes
 from deploy.latency.rounds import Samples
 from deploy.latency.statistics import PairedRatio, Percentile, Verdict
 
@@ -92,6 +93,7 @@ class LatencySummary(_Record):
     outliers: int
     starved_samples: int
     percentiles: tuple[PercentileSummary, ...]
+    gpu: GpuSummary | None = None
     build_ms: float | None
     load_ms: float
     first_ms: float
@@ -130,11 +132,14 @@ class Measurement(_Record):
     noise: tuple[Noise, ...]
     steady: bool = Field(description="whether the warm-up ended steady, not at its cap")
     environment_fingerprint: str
+    gpu: GpuTimes | None = Field(default=None, description="None: not on a GPU")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not len(self.samples_ms) == len(self.cpu_ms) == sum(self.block_sizes):
             raise ValueError("samples_ms, cpu_ms and the sum of block_sizes differ in length")
+        if self.gpu is not None and not self.gpu.counts(len(self.samples_ms)):
+            raise ValueError("the stages on the GPU and samples_ms differ in length")
         return self
 
     @property
@@ -176,6 +181,7 @@ class Measurement(_Record):
                 )
                 for p in wanted
             ),
+            gpu=None if self.gpu is None else self.gpu.to_summary(),
             build_ms=self.build_ms,
             load_ms=self.load_ms,
             first_ms=self.first_ms,
@@ -233,11 +239,16 @@ def measurement_of(
     peak_rss_bytes: int | None,
     noise: tuple[Noise, ...],
     environment_fingerprint: str,
+    cuda_graph: bool = False,
 ) -> Measurement:
-    """The measurement that an engine's samples make; where they were starved of cores, that is added to `noise`."""
+    """The measurement that an engine's samples make; where they were starved of cores, that is added to `noise`.
+
+    The processor only waits for what runs on a GPU, so that its time says nothing of free cores.
+    """
+    gpu = GpuTimes.of(samples.gpu_ms, cuda_graph)
     wall = tuple(ns / _NS_PER_MS for ns in samples.wall_ns)
     cpu = tuple(ns / _NS_PER_MS for ns in samples.cpu_ns)
-    starved = count_starved(wall, cpu, threads)
+    starved = 0 if gpu is not None else count_starved(wall, cpu, threads)
     return Measurement(
         name=samples.name,
         spec=spec,
@@ -260,4 +271,5 @@ def measurement_of(
         noise=(*noise, Noise.STARVED) if is_starved(starved, len(wall)) else noise,
         steady=steady,
         environment_fingerprint=environment_fingerprint,
+        gpu=gpu,
     )

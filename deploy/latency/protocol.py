@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from deploy.engine import CallTimes, EngineSpec
 from deploy.latency.policies import WarmUp
+from deploy.latency.timing import Stages
 
 DEFAULT_LOADER = "deploy.engines:load_engine"
 
@@ -25,6 +26,7 @@ class LoadCommand(_Message):
     folder: Path
     input_file: Path
     threads: int = Field(ge=1)
+    cuda_graph: bool = Field(default=False, description="see `Engine.use_cuda_graph`")
 
 
 class RunCommand(_Message):
@@ -73,11 +75,15 @@ class LoadReply(_Message):
 
 
 class RunReply(_Message):
-    """Nanoseconds of each recorded run: wall clock, and CPU time of the whole worker process."""
+    """Nanoseconds of each recorded run: wall clock, and CPU time of the whole worker process.
+
+    `gpu_ms`: of an engine on a GPU the stages of each run, ms; see `Engine.gpu_stages_ms`.
+    """
 
     reply: Literal["run"] = "run"
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...]
+    gpu_ms: tuple[Stages, ...] = ()
 
 
 class WarmUpReply(_Message):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deploy.latency.statistics import median
+from deploy.latency.timing import Stages
 
 SETTLE_RUNS = 1
 """Unrecorded runs at the head of a block: another engine has just used the caches."""
@@ -19,20 +20,22 @@ _BLOCK_RUNS = (3, 1000)
 
 @dataclass
 class Samples:
-    """What one engine has given so far, ns; the runs came in blocks of `block_sizes`."""
+    """What one engine has given so far, ns (`gpu_ms`: ms); the runs came in blocks of `block_sizes`."""
 
     name: str
     block_runs: int = 1
     wall_ns: list[int] = field(default_factory=list)
     cpu_ns: list[int] = field(default_factory=list)
     block_sizes: list[int] = field(default_factory=list)
+    gpu_ms: list[Stages] = field(default_factory=list)
 
     def size_blocks(self, warm_ns: Sequence[int], block_seconds: float) -> None:
         """Let a block take about `block_seconds`, judged by the later half of a warm-up."""
         self.block_runs = int(np.clip(round(block_seconds * 1e9 / _run_ns(warm_ns)), *_BLOCK_RUNS))
 
-    def add(self, wall_ns: Sequence[int], cpu_ns: Sequence[int]) -> None:
+    def add(self, wall_ns: Sequence[int], cpu_ns: Sequence[int], gpu_ms: Sequence[Stages] = ()) -> None:
         """Take in one block."""
+        self.gpu_ms += gpu_ms
         self.wall_ns += wall_ns
         self.cpu_ns += cpu_ns
         self.block_sizes.append(len(wall_ns))

@@ -15,21 +15,34 @@ from deploy.latency.steadiness import is_steady
 
 _GROWTH = 1.25
 
+Stages = tuple[float, float, float]
+"""Ms of a run on a GPU by its own clock: the copy to it, the computation, the copy back."""
+
 
 @dataclass(frozen=True)
 class Runs:
-    """Nanoseconds of each recorded run: wall clock, and CPU time of the whole process."""
+    """Nanoseconds of each recorded run: wall clock, and CPU time of the whole process; `gpu_ms`: of one on a GPU."""
 
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...]
+    gpu_ms: tuple[Stages, ...] = ()
 
 
 class TimedNetwork:
-    """A loaded network, given as the function that runs it, with the one input that it is timed on."""
+    """A loaded network, given as the function that runs it, with the one input that it is timed on.
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> None:
+    `stages`: tells the stages of the last run on a GPU, None for a network on the processor.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], np.ndarray],
+        x: np.ndarray,
+        stages: Callable[[], Stages | None] = lambda: None,
+    ) -> None:
         self._run = run
         self._x = x
+        self._stages = stages
         self.output_shape: tuple[int, ...] | None = None
         """Shape of the last output; None before the first recorded run."""
 
@@ -39,6 +52,7 @@ class TimedNetwork:
             self._run(self._x)
         wall: list[int] = []
         cpu: list[int] = []
+        gpu: list[Stages] = []
         gc.disable()
         try:
             for _ in range(count):
@@ -50,9 +64,12 @@ class TimedNetwork:
                 wall.append(end - start)
                 self.output_shape = output.shape
                 del output
+                stages = self._stages()
+                if stages is not None:
+                    gpu.append(stages)
         finally:
             gc.enable()
-        return Runs(tuple(wall), tuple(cpu))
+        return Runs(tuple(wall), tuple(cpu), tuple(gpu))
 
     def warm_up(
         self, *, min_runs: int, min_seconds: float, max_seconds: float, tolerance: float

@@ -61,12 +61,12 @@ class Session:
     def __init__(self, engine: Engine, x: np.ndarray) -> None:
         self._engine = engine
         self._x = x
-        self._timed = TimedNetwork(engine.run, x)
+        self._timed = TimedNetwork(engine.run, x, engine.gpu_stages_ms)
 
     def run(self, count: int, settle: int = 0) -> RunReply:
         """Time each of `count` runs; see `TimedNetwork.time`."""
         runs = self._timed.time(count, settle)
-        return RunReply(wall_ns=runs.wall_ns, cpu_ns=runs.cpu_ns)
+        return RunReply(wall_ns=runs.wall_ns, cpu_ns=runs.cpu_ns, gpu_ms=runs.gpu_ms)
 
     def warm_up(self, policy: WarmUp) -> WarmUpReply:
         """Run until steady under `policy`."""
@@ -104,6 +104,8 @@ def handle(command: Command, session: Session | None) -> tuple[Reply, Session | 
         before = process_memory("VmRSS")
         engine, import_ms, load_ms = load(command)
         engine.spec.runtime.require_timed()
+        if command.cuda_graph:
+            engine.use_cuda_graph()
         x = np.ascontiguousarray(np.load(command.input_file, allow_pickle=False))
         return LoadReply(import_ms=import_ms, load_ms=load_ms, rss_before_bytes=before), Session(engine, x)
     if session is None:

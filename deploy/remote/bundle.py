@@ -39,6 +39,7 @@ RUNNER_MODULES = (
     "deploy.latency.steadiness",
     "deploy.latency.timing",
     "deploy.machine",
+    "deploy.nvidia_gpus",
     "deploy.nvidia_power",
     "deploy.power_rails",
     "deploy.remote.archive",

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
 from bitwright.foundation.files import write_bytes
+from deploy.gpu import gpu_here, without_tf32
 from deploy.runtimes import FloatPrecision
 from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import DESCRIPTION, Description, capabilities
@@ -34,19 +35,29 @@ _USUAL = 64
 """Height and width of the example that is traced; any size from 1 on runs."""
 
 
-def compile_file(path: Path, package: Path, *, device: str = "cpu", float_precision: FloatPrecision) -> None:
-    """Write the package of the network in an ONNX file. `device`: "cpu", or "cuda" for the GPU of this machine.
+def compile_file(
+    path: Path,
+    package: Path,
+    *,
+    float_precision: FloatPrecision,
+    compute_capability: str | None = None,
+    profile: str = "any",
+) -> None:
+    """Write the package of the network in an ONNX file, for the processor of this machine or for its GPU.
+
+    `compute_capability`: of the GPU that `profile` describes, which must be the one here; None: the processor.
 
     UsageError names the node that has no counterpart, or tells that torch compiles the network to wrong code;
     MissingPackageError says which compiler to install; DeviceError where there is no such GPU.
     """
-    require_device(device)
+    require_device(compute_capability, profile)
     require_compiler()
+    device = "cpu" if compute_capability is None else "cuda"
     network = OnnxNetwork(path, float_precision).eval()
     if device != "cpu" and network.quantized:
         raise UsageError(
             f"torch has no integer convolutions on GPUs, and {path.name} plans {len(network.quantized)} layers on "
-            "integers; choose a float plan or another --runtime"
+            "integers; choose --precision fp16 or bf16, or another --runtime"
         )
     dynamic = torch.export.Dim.DYNAMIC
     batch, channels, height, width = network.given
@@ -57,6 +68,8 @@ def compile_file(path: Path, package: Path, *, device: str = "cpu", float_precis
         smallest=_smallest(network, example),
         device=device,
         capabilities=capabilities(),
+        compute_capability=compute_capability,
+        profile=profile,
     )
     sizes = {i: dynamic for i, size in ((0, batch), (2, height), (3, width)) if size is None}
     options = {
@@ -66,7 +79,7 @@ def compile_file(path: Path, package: Path, *, device: str = "cpu", float_precis
         "cpp.dynamic_threads": True,
         "aot_inductor.metadata": {DESCRIPTION: described.model_dump_json()},
     }
-    with torch.no_grad(), _quiet(), torch._inductor.config.patch(options):
+    with torch.no_grad(), _quiet(), torch._inductor.config.patch(options), without_tf32():
         try:
             program = torch.export.export(network.to(device), (example.to(device),), dynamic_shapes=(sizes,))
             with tempfile.TemporaryDirectory() as folder:
@@ -82,13 +95,19 @@ def compile_file(path: Path, package: Path, *, device: str = "cpu", float_precis
     write_bytes(package, content)
 
 
-def require_device(device: str) -> None:
-    """DeviceError where a GPU is asked for and there is none: AOTInductor compiles for the GPU that it finds."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "torch compiles for the GPU of the machine that it runs on, and finds no CUDA GPU here (torch "
-            f"{torch.__version__}); build there, with a torch that has CUDA"
-        )
+def require_device(compute_capability: str | None, profile: str) -> None:
+    """DeviceError where a GPU is asked for that is not here: AOTInductor compiles for the GPU that it finds."""
+    here = gpu_here()
+    if compute_capability in {None, here}:
+        return
+    if here is None:
+        found = f"torch {torch.__version__} finds no CUDA GPU here; build on such a machine, with a torch that has CUDA"
+    else:
+        found = f"the GPU here has {here}; build on such a machine, or give the --device that is here"
+    raise DeviceError(
+        f"torch compiles for the GPU of the machine that it runs on: {profile} has compute capability "
+        f"{compute_capability} and {found}"
+    )
 
 
 def require_compiler() -> None:

@@ -55,6 +55,9 @@ OPERATORS: dict[str, Operator] = {
 """How each operator of an exported graph is computed."""
 
 
+_FLOATS = {
+    FloatPrecision.FP32: torch.float32, FloatPrecision.BF16: torch.bfloat16, FloatPrecision.FP16: torch.float16,
+}  # fmt: skip
 _PARTS = ("weight", "bias", "scale", "zero")
 
 
@@ -76,7 +79,7 @@ class OnnxNetwork(nn.Module):
         for node in self._nodes:
             if node.op_type not in OPERATORS:
                 raise unsupported(node, "this operator has no counterpart")
-        floats = torch.bfloat16 if float_precision is FloatPrecision.BF16 else torch.float32
+        floats = _FLOATS[float_precision]
         prepared = layers.prepare(self._nodes, self._constants, floats)
         keys = {node.output[0]: node_key(node) for node in self._nodes}
         self.layers = tuple(keys[output] for output in prepared)

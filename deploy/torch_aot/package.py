@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bitwright.foundation.errors import UsageError
+from deploy.gpu import why_not_here
 
 DESCRIPTION = "bitwright"
 """Key of our description in the metadata of a package."""
@@ -21,6 +22,7 @@ MODEL = "model"
 class Description(BaseModel):
     """What is known when a package is compiled. `layers`: names of the exported nodes, in the order of `layer{i}_`.
 
+    `compute_capability`: of the GPU that it was compiled for, null for a processor; `profile`: what asked for it.
     `shape`: of the input, [N, C, H, W], null where a size may vary; `smallest`: least height and width.
     """
 
@@ -31,6 +33,8 @@ class Description(BaseModel):
     smallest: tuple[int, int]
     device: str
     capabilities: tuple[str, ...]
+    compute_capability: str | None = None
+    profile: str = "any"
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether an input of this shape can be run; the code itself checks nothing."""
@@ -75,14 +79,12 @@ class Package:
 
     def why_not_here(self) -> str | None:
         """Why its code cannot run on this machine, in words; None where it can."""
-        import torch
-
         lacking = sorted(set(self.described.capabilities) - set(capabilities()))
         if lacking:
             return f"it was compiled for a processor with {', '.join(lacking)}, which this one lacks; build it here"
-        if self.described.device == "cuda" and not torch.cuda.is_available():
-            return "it was compiled for a CUDA GPU, and torch finds none"
-        return None
+        if self.described.device == "cpu":
+            return None
+        return why_not_here(self.described.compute_capability, self.described.profile)
 
 
 def capabilities() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from deploy.runtimes import FloatPrecision
 from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import MODEL
 
-LIMITS = {FloatPrecision.FP32: 1e-3, FloatPrecision.BF16: 0.1}
+LIMITS = {FloatPrecision.FP32: 1e-3, FloatPrecision.FP16: 0.02, FloatPrecision.BF16: 0.1}
 """Largest root mean square difference of a float network, as a share of the standard deviation of its output."""
 INTEGER_LIMIT = 0.03
 """The same for layers on integers, where values on a rounding boundary may go either way."""

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from bitwright.cli.app import run
 from bitwright.runs.request import CompressRequest
-from deploy.engines.tensorrt_target import gpu_here
+from deploy.gpu import gpu_here
 from hw_profiles import installed_runtimes
 from workloads.super_resolution.models.plain import PlainSR, PlainSRConfig
 

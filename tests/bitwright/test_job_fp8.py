@@ -57,12 +57,15 @@ def test_what_does_not_work_in_fp8_is_refused_in_one_line(
                  ("--iterations", "9")):  # fmt: skip
         assert f"{more[0]} needs integers; leave it out, or --precision fp8" in ended(*more).refusal()
     assert "--reconstruct learns how integers are rounded; leave it out" in ended("--reconstruct").refusal()
-    devices = "these devices have: h100-sxm, rtx-4090"
+    devices = "these devices have: h100-sxm, rtx-4090, rtx-5090"
     assert f"--precision fp8: rtx-3060 has no native fp8; {devices}" in ended(device="rtx-3060").refusal()
     x86 = ended("--runtime", "openvino", device="x86-avx2").refusal()
     assert f"--precision fp8: x86-avx2 with openvino has no native fp8; {devices}" in x86
     assert "a curve's plans are of int8 and float" in ended(verb="curve").refusal()
-    assert "--precision: 'fp4' is not valid; expected 'int8', 'fp8' or 'w4a16'" in ended(precision="fp4").refusal()
+    assert (
+        "--precision: 'fp4' is not valid; expected 'int8', 'fp8', 'w4a16', 'fp16' or 'bf16'"
+        in ended(precision="fp4").refusal()
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from bitwright.foundation import progress
 from bitwright.foundation.errors import UsageError
-from bitwright.runs import job as job_module
-from bitwright.runs import stages
+from bitwright.runs import runtime_choice, stages
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.reopen import request_of
@@ -34,7 +33,7 @@ def request_here(data: Path, tmp_path: Path) -> CompressRequest:
 
 def test_the_runtime_of_the_beginning_is_kept(request_here: CompressRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(job_module, "installed_runtimes", lambda: {"onnxruntime": "1.0", "openvino": None})
+        elsewhere.setattr(runtime_choice, "installed_runtimes", lambda: {"onnxruntime": "1.27", "openvino": None})
         with RunFolder.open(request_here) as run:
             job = Job.open(request_here, run)
             assert job.runtime is Runtime.ONNXRUNTIME
@@ -52,7 +51,7 @@ def test_an_engine_of_another_version_is_built_again_and_nothing_else(request_he
         stamp = json.loads((folder / "engine.json").read_text())
         here = stamp["runtime_version"]
         (folder / "engine.json").write_text(json.dumps({**stamp, "runtime_version": "0.1"}))
-        run.renew_stage("float", stages.BASELINE_FILES)
+        run.renew_stage("float", stages.baseline_files(run.path))
     with RunFolder.open(request_here, resume=True) as run:
         stages.renew_baseline(Job.open(request_here, run))
         assert read_spec(folder).runtime_version == here

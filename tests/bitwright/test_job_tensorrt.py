@@ -10,7 +10,8 @@ import torch
 from bitwright.runs.built import build_audited
 from bitwright.runs.reopen import compressed_network, reopened
 from compress.plan import Plan
-from deploy.engines.tensorrt_target import gpu_here
+from deploy.engines import read_spec
+from deploy.gpu import gpu_here
 from search.layer_sensitivity import restricted
 from tests.bitwright.job_helpers import command, compress, read_json, some_photos, tiny_checkpoint
 
@@ -28,6 +29,9 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_built_audited_and_not_run(
     ended = compress(capsys, checkpoint, photos, run, *more)
     assert ended.code == 0, ended.err
     report = read_json(run / "report.json")
+    baseline = read_spec(run / "float")
+    assert (baseline.runtime.value, baseline.float_precision.value) == ("tensorrt-rtx", "fp32")
+    assert (baseline.compute_capability, baseline.artefact) == ("8.9", "float.engine")
     assert report["quality"] is None
     assert report["latency"] is None
     assert report["limits"] == {"max_drop_db": 50.0, "reached": None}
@@ -83,7 +87,13 @@ def test_hopper_names_the_runtime_that_is_missing(
 ) -> None:
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     ended = compress(capsys, checkpoint, photos, tmp_path / "run", "--device", "h100-sxm")
-    assert "tensorrt cannot be imported" in ended.refusal(2)
+    line = ended.refusal(2)
+    assert (
+        "tensorrt cannot be imported (No module named 'tensorrt'); install it with: pip install 'tensorrt>=11'" in line
+    )
+    assert "--extra-index-url https://pypi.nvidia.com" in line
+    assert "or take --runtime torch --precision fp16" in line
+    assert "TensorRT-RTX is no way round: h100-sxm is SM90, which it does not compile for" in line
     wrong = compress(
         capsys, checkpoint, photos, tmp_path / "other", "--device", "h100-sxm", "--runtime", "tensorrt-rtx"
     )

@@ -106,3 +106,30 @@ def load_refused(folder: Path, threads: int) -> Engine:
 
 def load_no_engine(folder: Path, threads: int) -> object:
     return {"threads": os.environ["OMP_NUM_THREADS"]}
+
+
+class GpuEngine(SpinEngine):
+    """Doubles its input on a GPU that is not there, in 2 ms of its clock."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from tests.deploy.fake_cuda import FakeCuda
+
+        super().__init__(folder, threads)
+        self._cuda = FakeCuda()
+        self.use_cuda_graph(False)
+
+    def use_cuda_graph(self, graph: bool = True) -> None:
+        from deploy.engines.cuda_run import CudaRun
+        from tests.deploy.fake_cuda import Doubling
+
+        self._gpu = CudaRun(Doubling(self._cuda), graph=graph, cuda=self._cuda)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return self._gpu.run(super().run(x))
+
+    def gpu_stages_ms(self) -> tuple[float, float, float] | None:
+        return self._gpu.stages_ms()
+
+
+def load_gpu(folder: Path, threads: int) -> Engine:
+    return GpuEngine(folder, threads)

@@ -1,7 +1,8 @@
-"""Power of GPUs, read by NVIDIA's own Python package from a library with its interface, and from none."""
+"""Power, clocks and heat of GPUs, read by NVIDIA's own package from a library with its interface, and from none."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -33,6 +34,16 @@ int nvmlDeviceGetPowerUsage(void *gpu, unsigned *mw) {
   *mw = 70250;
   return 0;
 }
+int nvmlSystemGetDriverVersion(char *version, unsigned length) { snprintf(version, length, "580.1"); return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *gpu, int *major, int *minor) { *major = 9; *minor = 0; return 0; }
+int nvmlDeviceGetMaxClockInfo(void *gpu, unsigned kind, unsigned *mhz) { *mhz = kind == 1 ? 1980 : 2619; return 0; }
+int nvmlDeviceGetClockInfo(void *gpu, unsigned kind, unsigned *mhz) { *mhz = kind == 1 ? 1755 : 2600; return 0; }
+int nvmlDeviceGetEnforcedPowerLimit(void *gpu, unsigned *mw) { *mw = 700000; return 0; }
+int nvmlDeviceGetTemperature(void *gpu, unsigned sensor, unsigned *c) { *c = 61; return (long)gpu == 1 ? 0 : 3; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *gpu, unsigned long long *bits) {
+  *bits = (long)gpu == 1 ? 0x44 : 0x3;
+  return (long)gpu == 3 ? 3 : 0;
+}
 }
 """
 """Three cards: one that counts energy, one that tells power as those before Volta do, and one that tells neither."""
@@ -40,24 +51,56 @@ int nvmlDeviceGetPowerUsage(void *gpu, unsigned *mw) {
 TELL = "from deploy.power_rails import find_rails; print([(r.name, r.counts, r.read()) for r in find_rails()])"
 
 
-def told(folder: Path) -> str:
+MACHINE = """
+import json
+from deploy.environment import Environment, Heat
+environment, heat = Environment.record(), Heat.record()
+print(json.dumps({
+    "gpus": [gpu.model_dump() for gpu in environment.gpus], "heat": [gpu.model_dump() for gpu in heat.gpus],
+    "throttled": heat.throttled_until(heat), "fingerprint": environment.fingerprint,
+    "without": environment.model_copy(update={"gpus": ()}).fingerprint,
+}))
+"""
+
+
+def told(folder: Path, program: str = TELL) -> str:
     environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
     return subprocess.run(
-        [sys.executable, "-c", TELL], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+def compiled(folder: Path) -> Path:
+    """A folder with a driver's library."""
+    pytest.importorskip("pynvml")
+    source, library = folder / "driver.cpp", folder / "libnvidia-ml.so.1"
+    source.write_text(DRIVER)
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, source], check=True)
+    return folder
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_gpus_count_energy_or_tell_power_or_are_left_out(tmp_path: Path) -> None:
-    pytest.importorskip("pynvml")
-    source, library = tmp_path / "driver.cpp", tmp_path / "libnvidia-ml.so.1"
-    source.write_text(DRIVER)
-    subprocess.run(["g++", "-shared", "-fPIC", "-o", library, source], check=True)
-    found = told(tmp_path)
+    found = told(compiled(tmp_path))
     # 1.5 J more each time that it is read: when it is found, and then.
     assert "('gpu0 Card 1', True, 5003.0)" in found
     assert "('gpu1 Card 2', False, 70.25)" in found
     assert "gpu2" not in found
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_gpus_and_their_clocks_are_recorded_and_what_they_do_not_tell_is_none(tmp_path: Path) -> None:
+    found = json.loads(told(compiled(tmp_path), MACHINE))
+    card = {"driver": "580.1", "compute_capability": "9.0", "max_clock_mhz": 1980.0, "power_limit_w": 700.0}
+    assert found["gpus"] == [{"name": f"Card {number}", **card} for number in (1, 2, 3)]
+    clocks = {"clock_mhz": 1755.0, "memory_clock_mhz": 2600.0}
+    assert found["heat"] == [
+        {**clocks, "temperature_c": 61.0, "throttle_reasons": ["power cap", "thermal slowdown by hardware"]},
+        {**clocks, "temperature_c": None, "throttle_reasons": ["idle", "application clocks"]},
+        {**clocks, "temperature_c": None, "throttle_reasons": None},
+    ]
+    assert found["throttled"] is True
+    assert found["fingerprint"] != found["without"]
 
 
 def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:

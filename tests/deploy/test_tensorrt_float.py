@@ -81,7 +81,7 @@ def test_integer_layers_are_integers_and_the_rest_is_fp16(
     spec = read_spec(tmp_path)
     assert (spec.float_precision, spec.onnx, spec.artefact) == (FP16, "net.fp16.onnx", "net.engine")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["build.json", "engine.json", "net.engine", "net.fp16.onnx"]
-    layers = BuildRecord.read(tmp_path, spec.artefact_sha256).layers
+    layers = BuildRecord.read(tmp_path, spec.artefact_sha256, spec.record_sha256).layers
     assert {"Half", "Int8"} <= {kind for layer in layers for kind in layer.inputs}
 
 
@@ -154,7 +154,7 @@ def test_two_of_four_with_integers_and_fp16(quantize, network: nn.Module, inputs
         result.require()
         assert result.executed == {"int8": 3, precision.value: 1}
         spec = read_spec(folder)
-        assert BuildRecord.read(folder, spec.artefact_sha256).sparse_weights
+        assert BuildRecord.read(folder, spec.artefact_sha256, spec.record_sha256).sparse_weights
         assert all(found.holds for found in verify_nm(folder / spec.onnx, dict(plan.sparse_layers)))
 
 

@@ -91,6 +91,8 @@ def test_gpu_wins_once_its_runtime_is_installed() -> None:
     assert best.profile.id == "rtx-4090"
     assert best.reasons == ("this machine has NVIDIA GeForce RTX 4090",)
     assert [runtime.engine for runtime in best.usable] == ["tensorrt"]
+    for torch, first in (("2.13.0+cpu", "x86-avx512-vnni-bf16"), ("2.13.0+cu130", "rtx-4090"), ("2.13.0", "rtx-4090")):
+        assert match_host(machine, installed={**BOTH, "torch": torch})[0].profile.id == first
 
 
 def test_a_gpu_of_a_similar_name_is_another_gpu() -> None:

@@ -1,0 +1,96 @@
+"""Which runtime a job's engine and its float baseline are built for, and what to do where it is not installed."""
+
+from __future__ import annotations
+
+from bitwright.foundation.errors import MissingPackageError, UsageError
+from bitwright.runs.precision import Precision, has
+from deploy.engine import Runtime
+from deploy.engines.runtime_packages import package_of, runtime_version
+from hw_profiles import DeviceKind, DeviceProfile, installed_runtimes
+
+RUNTIME_NAMES = {
+    Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.TENSORRT: "TensorRT", Runtime.TENSORRT_RTX: "TensorRT-RTX",
+}  # fmt: skip
+"""What the runtimes call themselves, where that is another word."""
+
+_OTHERS = (Runtime.TENSORRT_RTX, Runtime.TORCH)
+"""What there is in place of TensorRT."""
+
+_NVIDIA_INDEX = "--extra-index-url https://pypi.nvidia.com"
+
+
+def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precision = Precision.INT8) -> Runtime:
+    """The runtime asked for, or the first of the profile that is installed and that engines can be built for here.
+
+    Without a wish, one that executes `precision`. UsageError for one that the profile lacks, or that is installed in a
+    version that the profile does not take.
+    """
+    known = {r.value for r in Runtime}
+    supported = [r.engine.value for r in profile.runtimes if r.engine.value in known]
+    if not supported:
+        engines = ", ".join(r.engine.value for r in profile.runtimes) or "none"
+        raise UsageError(f"{profile.id} runs {engines}; engines can be built for {', '.join(sorted(known))} only")
+    if wanted is not None and wanted not in supported:
+        raise UsageError(f"{profile.id} has no runtime {wanted!r}; it has {', '.join(supported)}")
+    able = [engine for engine in supported if has(profile, precision, engine)] or supported
+    installed = installed_runtimes()
+    present = [engine for engine in able if installed.get(engine)]
+    taken = [engine for engine in present if _takes(profile, engine, installed[engine])]
+    chosen = Runtime(wanted or next(iter((*taken, *present, *able))))
+    version = installed.get(chosen.value)
+    if version is not None and not _takes(profile, chosen.value, version):
+        entry = profile.runtime(chosen.value)
+        raise UsageError(
+            f"{chosen} {version} is installed, and {profile.id} takes {'' if entry is None else entry.version}; "
+            f"install it with: {install_command(profile, chosen)}"
+        )
+    return chosen
+
+
+def install_command(profile: DeviceProfile, runtime: Runtime) -> str:
+    """What to type to install a runtime in a version that the profile takes."""
+    entry = profile.runtime(runtime.value)
+    command = f"pip install '{package_of(runtime)}{'' if entry is None else entry.version or ''}'"
+    return f"{command} {_NVIDIA_INDEX}" if runtime is Runtime.TENSORRT else command
+
+
+def require_installed(profile: DeviceProfile, runtime: Runtime, precision: Precision) -> None:
+    """MissingPackageError where the runtime is not installed; of TensorRT it tells what else there is.
+
+    What the package registry has of TensorRT is a stub that fetches it from NVIDIA's own index.
+    """
+    try:
+        runtime_version(runtime)
+    except MissingPackageError as error:
+        if runtime is not Runtime.TENSORRT:
+            raise
+        others = [
+            _instead(profile, engine, precision) for engine in _OTHERS if profile.runtime(engine.value) is not None
+        ]
+        if profile.runtime(Runtime.TENSORRT_RTX.value) is None:
+            sm = (profile.arch.isa or "").removeprefix("sm_")
+            others.append(f"TensorRT-RTX is no way round: {profile.id} is SM{sm}, which it does not compile for")
+        ways = [f"install it with: {install_command(profile, runtime)} (on a Jetson, with JetPack)", *others]
+        raise MissingPackageError(f"tensorrt cannot be imported ({error.__cause__}); {', or '.join(ways)}") from error
+
+
+def baseline_runtime(profile: DeviceProfile, runtime: Runtime) -> Runtime:
+    """What an engine's float baseline runs in: ONNX Runtime; on a GPU the engine's own runtime, to run there too."""
+    return runtime if runs_on_gpu(profile, runtime) else Runtime.ONNXRUNTIME
+
+
+def runs_on_gpu(profile: DeviceProfile, runtime: Runtime) -> bool:
+    """Whether engines of the runtime for the device run on an NVIDIA GPU."""
+    return runtime.compiles or (runtime is Runtime.TORCH and profile.kind is DeviceKind.GPU)
+
+
+def _instead(profile: DeviceProfile, runtime: Runtime, precision: Precision) -> str:
+    """The flags that take another runtime, in the precision asked for where it has that."""
+    return (
+        f"take --runtime {runtime}{'' if has(profile, precision, runtime.value) else f' --precision {Precision.FP16}'}"
+    )
+
+
+def _takes(profile: DeviceProfile, engine: str, version: str | None) -> bool:
+    entry = profile.runtime(engine)
+    return version is not None and entry is not None and entry.accepts(version)

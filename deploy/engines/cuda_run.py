@@ -1,0 +1,147 @@
+"""CudaRun: a network on a GPU, its copies and its computation timed apart by CUDA events.
+
+Nothing of the GPU is changed for it: clocks and power limits stay what they are, and NVML tells what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from bitwright.foundation.errors import UsageError
+
+Compute = Callable[[Any, int], Any]
+"""Enqueues a network on the stream of a handle: from the input on the GPU to the output there, without waiting."""
+
+EAGER_RUNS = 3
+"""Runs before a capture, in which a library allocates and chooses what it must not during one (torch's CUDA notes)."""
+
+
+class Cuda:
+    """What a run needs of CUDA, by torch; buffers are float32."""
+
+    def stream(self) -> Any:
+        """A stream of its own, because TensorRT synchronises the device around runs on the default one."""
+        import torch
+
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Make `stream` the one that work is enqueued on."""
+        import torch
+
+        return torch.cuda.stream(stream)
+
+    def event(self) -> Any:
+        """An event that tells time."""
+        import torch
+
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def on_host(self, shape: tuple[int, ...]) -> Any:
+        """A buffer that is locked in memory, so that copies need no other one."""
+        import torch
+
+        return torch.empty(shape, dtype=torch.float32, pin_memory=True)
+
+    def on_device(self, shape: tuple[int, ...]) -> Any:
+        """A buffer on the GPU."""
+        import torch
+
+        return torch.empty(shape, dtype=torch.float32, device="cuda")
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Enqueue a copy on the current stream."""
+        target.copy_(source, non_blocking=True)
+
+    def capture(self, stream: Any, enqueue: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """What `enqueue` puts on `stream` as a graph: the output that it fills, and what enqueues it once more."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            output = enqueue()
+        return output, graph.replay
+
+
+class CudaRun:
+    """Runs a network on inputs [N, C, H, W] float32 in memory, one after the other.
+
+    `graph`: capture the computation for each new shape and replay it; `capturable` tells of a stream, by its handle,
+    whether the network can be captured on it now.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        graph: bool = False,
+        capturable: Callable[[int], bool] = lambda handle: True,
+        cuda: Cuda | None = None,
+    ) -> None:
+        self._cuda = Cuda() if cuda is None else cuda
+        self._compute = compute
+        self._graph = graph
+        self._capturable = capturable
+        self._stream = self._cuda.stream()
+        self._events = tuple(self._cuda.event() for _ in range(4))
+        self._given: Any = None
+        self._source: Any = None
+        self._made: Any = None
+        self._enqueue: Callable[[], Any] = self._eager
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """The output, float32. UsageError where a graph is asked for and the network cannot be captured."""
+        began, copied, computed, ended = self._events
+        with self._cuda.on(self._stream):
+            if self._given is None or tuple(self._given.shape) != x.shape:
+                self._prepare(x.shape)
+            self._given.numpy()[...] = x
+            began.record(self._stream)
+            self._cuda.copy(self._source, self._given)
+            copied.record(self._stream)
+            output = self._enqueue()
+            computed.record(self._stream)
+            if self._made is None or self._made.shape != output.shape:
+                self._made = self._cuda.on_host(tuple(output.shape))
+            self._cuda.copy(self._made, output)
+            ended.record(self._stream)
+        ended.synchronize()
+        result: np.ndarray = self._made.numpy().copy()
+        return result
+
+    def stages_ms(self) -> tuple[float, float, float]:
+        """Ms of the last run: the copy to the GPU, the computation, and the copy back.
+
+        A stage that the processor enqueues more slowly than the GPU works it off holds the waiting as well.
+        """
+        began, copied, computed, ended = self._events
+        return began.elapsed_time(copied), copied.elapsed_time(computed), computed.elapsed_time(ended)
+
+    def _prepare(self, shape: tuple[int, ...]) -> None:
+        self._given, self._source, self._made = self._cuda.on_host(shape), self._cuda.on_device(shape), None
+        self._enqueue = self._eager
+        if self._graph:
+            self._given.numpy()[...] = 0.0
+            self._cuda.copy(self._source, self._given)
+            self._enqueue = self._captured()
+
+    def _eager(self) -> Any:
+        return self._compute(self._source, self._stream.cuda_stream)
+
+    def _captured(self) -> Callable[[], Any]:
+        for _ in range(EAGER_RUNS):
+            self._eager()
+        self._stream.synchronize()
+        why = "it is not capturable for this shape"
+        if self._capturable(self._stream.cuda_stream):
+            try:
+                output, replay = self._cuda.capture(self._stream, self._eager)
+            except RuntimeError as error:
+                why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            else:
+                return lambda: (replay(), output)[1]
+        raise UsageError(f"the network cannot be captured as a CUDA graph ({why}); run it without one")

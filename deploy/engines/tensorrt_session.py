@@ -1,0 +1,95 @@
+"""TensorRtSession: a serialised TensorRT engine on the GPU, its runs enqueued through the runtime API of both packages.
+
+TensorRT-RTX compiles kernels when an engine first runs and keeps them in a runtime cache, which is kept from process to
+process; it refuses one of another GPU, driver or version by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bitwright.foundation.caches import keep_cached, read_cached
+from bitwright.foundation.errors import DeviceError, UsageError
+from deploy.engines.cuda_run import Cuda, CudaRun
+
+
+class TensorRtSession:
+    """One engine and its execution context. `cache`: where TensorRT-RTX's runtime cache lies.
+
+    `cuda_graph`: replay the computation as a CUDA graph; kernels are then compiled for a shape before its capture.
+    UsageError where the package refuses the engine.
+    """
+
+    def __init__(
+        self, api: ModuleType, engine: bytes, *, cache: Path, cuda_graph: bool = False, cuda: Cuda | None = None
+    ) -> None:
+        self._cuda = Cuda() if cuda is None else cuda
+        self._cache = cache
+        # A buffer makes the CUDA context that engines are loaded into and a runtime cache is checked against.
+        self._bound: tuple[Any, Any] = (self._cuda.on_device((1,)), None)
+        # Objects of TensorRT do not keep alive what they were made from.
+        self._runtime = api.Runtime(api.Logger(api.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise UsageError(f"{api.__name__} {api.__version__} does not load the engine; rebuild it")
+        self._given, self._made = (self._engine.get_tensor_name(index) for index in range(2))
+        self._kept: Any = None
+        self._known = b""
+        self._context = self._created(api, cuda_graph)
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        self._run = CudaRun(
+            self._enqueue, graph=cuda_graph, capturable=capturable or (lambda handle: True), cuda=self._cuda
+        )
+        self._shape: tuple[int, ...] | None = None
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Run one batch, [N, C, H, W] float32; UsageError for a shape that it refuses, DeviceError where it fails."""
+        result = self._run.run(x)
+        if x.shape != self._shape:
+            self._shape = x.shape
+            self._keep()
+        return result
+
+    def stages_ms(self) -> tuple[float, float, float]:
+        """See `CudaRun.stages_ms`."""
+        return self._run.stages_ms()
+
+    def _created(self, api: ModuleType, cuda_graph: bool) -> Any:
+        """An execution context, in TensorRT-RTX with its runtime cache."""
+        if not hasattr(api, "IRuntimeCache"):
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        self._kept = config.create_runtime_cache()
+        self._known = read_cached(self._cache)
+        if self._known:
+            self._kept.deserialize(self._known)
+        config.set_runtime_cache(self._kept)
+        if cuda_graph:
+            # Compiled in the background, as by default, they would come too late for a capture.
+            config.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
+        return self._engine.create_execution_context(config)
+
+    def _keep(self) -> None:
+        if self._kept is None:
+            return
+        content = bytes(self._kept.serialize())
+        if content != self._known:
+            self._known = content
+            keep_cached(self._cache, content)
+
+    def _enqueue(self, source: Any, stream: int) -> Any:
+        if self._bound[0] is not source:
+            shape = tuple(source.shape)
+            if not self._context.set_input_shape(self._given, shape):
+                raise UsageError(f"the engine refuses float32 {list(shape)}; give another size, or rebuild it for this")
+            output = self._cuda.on_device(tuple(self._context.get_tensor_shape(self._made)))
+            self._context.set_tensor_address(self._given, source.data_ptr())
+            self._context.set_tensor_address(self._made, output.data_ptr())
+            self._bound = source, output
+        if not self._context.execute_async_v3(stream):
+            raise DeviceError(f"the engine failed while running {list(source.shape)}; see TensorRT's messages above")
+        return self._bound[1]

@@ -1,0 +1,51 @@
+"""The stages of runs on a GPU in a measurement, from real worker processes; see `fake_cuda` for the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bitwright.foundation.errors import UsageError
+from bitwright.runs.reporting import _stats
+from deploy.latency import Measurement
+from tests.deploy.fake_cuda import COPY_MS
+from tests.deploy.test_latency_harness import loaders, quick, spin
+
+__all__ = ["loaders"]
+
+ROOT = str(Path(__file__).parents[2])
+
+
+def test_stages_are_kept_for_each_run_and_only_of_engines_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    gpu = spin(tmp_path, "gpu", 0.2, loader="load_gpu")
+    graph = replace(spin(tmp_path, "graph", 0.2, loader="load_gpu"), cuda_graph=True)
+    result = quick([gpu, graph, spin(tmp_path, "cpu", 0.2)])
+    assert result.measurement("cpu").gpu is None
+    for name in ("gpu", "graph"):
+        measurement = result.measurement(name)
+        assert measurement.gpu is not None
+        assert len(measurement.gpu.compute_ms) == len(measurement.samples_ms) >= 10
+        assert measurement.starved_samples == 0
+        summary = measurement.to_summary().gpu
+        assert summary is not None
+        assert (summary.to_device_ms, summary.compute_ms, summary.to_host_ms) == pytest.approx((COPY_MS, 2.0, COPY_MS))
+        assert summary.graph is (name == "graph")
+        assert Measurement.model_validate_json(measurement.model_dump_json()) == measurement
+        told = _stats(result, name).gpu
+        assert told is not None
+        assert told.words.startswith("copy to the GPU 0.250 ms, computation 2.000 ms")
+        assert ("CUDA graph" in told.words) is (name == "graph")
+    lost = result.measurement("gpu").model_dump()
+    lost["gpu"]["to_host_ms"] = lost["gpu"]["to_host_ms"][1:]
+    with pytest.raises(ValueError, match="stages on the GPU and samples_ms differ in length"):
+        Measurement.model_validate(lost)
+
+
+def test_a_graph_of_an_engine_on_the_processor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="runs on the processor; CUDA graphs are for engines that run on a GPU"):
+        quick([replace(spin(tmp_path, "cpu", 0.2), cuda_graph=True)])

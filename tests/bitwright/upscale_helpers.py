@@ -43,7 +43,8 @@ class Pooled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         repeated = x.repeat_interleave(4, dim=1)
         attention = torch.sigmoid(self.scale(x.mean((2, 3), keepdim=True)))
-        return self.shuffle(repeated + 0.1 * self.conv(x) * attention)
+        enlarged: Tensor = self.shuffle(repeated + 0.1 * self.conv(x) * attention)
+        return enlarged
 
 
 def float_engine(network: nn.Module, io: SRFormat | None, folder: Path, runtime: Runtime = Runtime.ONNXRUNTIME) -> Path:

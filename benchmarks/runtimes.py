@@ -96,8 +96,10 @@ def benchmark(given: argparse.Namespace) -> str:
 def main() -> int:
     """Parse the command line, run and print."""
     parser = command.parser("Compare the runtimes that are installed.", "benchmarks/results/runtimes")
-    parser.add_argument("--networks", default="rfdn_x4,imdn_x4,espcn_x2", help="stems of checkpoints")
-    parser.add_argument("--runtimes", default="onnxruntime,openvino,litert", help="runtimes of the device profile")
+    parser.add_argument("--networks", default="rfdn_x4,imdn_x4,pan_x4,espcn_x2,fsrcnn_x4", help="stems of checkpoints")
+    parser.add_argument(
+        "--runtimes", default="onnxruntime,openvino,litert,torch", help="runtimes of the device profile"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of bitwright")
     given = parser.parse_args()
     return command.run(lambda: print(benchmark(given)))

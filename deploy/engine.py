@@ -48,6 +48,11 @@ class ShapeRange(BaseModel):
         sizes = zip(self.smallest, shape, self.largest, strict=True)
         return len(shape) == 4 and all(low <= size <= high for low, size, high in sizes)
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The least and the largest side of the squares that it takes."""
+        return max(self.smallest[2:]), min(self.largest[2:])
+
 
 class EngineSpec(BaseModel):
     """All that is needed to load an engine again; written beside the artefact as `engine.json`."""

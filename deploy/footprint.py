@@ -1,4 +1,4 @@
-"""Footprint: what a device needs to run an engine: its files, and the runtime's packages with versions and sizes."""
+"""Footprint: what a device needs for an engine: files, the runtime's packages with versions and sizes, a GPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict
 
+from deploy.engine import EngineSpec, Runtime
 from deploy.engines import SPEC_FILE, read_spec
 from deploy.engines.runtime_packages import package_of
+from deploy.engines.tensorrt_record import RECORD_FILE
+from deploy.torch_aot.package import Package
+
+_CUDA_TORCH = "a build of torch for CUDA"
 
 
-class Package(BaseModel):
+class Needed(BaseModel):
     """A package of the package index. `bytes`: of its files as they are installed here, None where that is not told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,12 +30,16 @@ class Package(BaseModel):
 
 
 class Footprint(BaseModel):
-    """Files of an engine with their sizes in bytes, and packages: the runtime first, then what it depends on."""
+    """Files of an engine with their sizes in bytes, and packages: the runtime first, then what it depends on.
+
+    `beside`: in words, what no package brings and what this machine may lack.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     files: dict[str, int]
-    packages: tuple[Package, ...]
+    packages: tuple[Needed, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -41,11 +50,28 @@ class Footprint(BaseModel):
 def footprint(folder: Path) -> Footprint:
     """Read what the engine in `folder` needs besides Python itself; UsageError where there is no engine."""
     spec = read_spec(folder)
-    files = {name: (folder / name).stat().st_size for name in (spec.artefact, SPEC_FILE)}
-    return Footprint(files=files, packages=tuple(_packages(package_of(spec.runtime))))
+    files = {name: (folder / name).stat().st_size for name in (spec.artefact, SPEC_FILE, *_more_files(spec))}
+    packages = tuple(_packages(package_of(spec.runtime)))
+    return Footprint(files=files, packages=packages, beside=_beside(spec, folder))
 
 
-def _packages(distribution: str) -> Iterator[Package]:
+def _more_files(spec: EngineSpec) -> tuple[str, ...]:
+    """What an engine reads beside its artefact: TensorRT's record, and what LiteRT compiles for other sizes."""
+    if spec.runtime.compiles:
+        return (RECORD_FILE,)
+    return (spec.onnx,) if spec.runtime is Runtime.LITERT and spec.super_resolution is not None else ()
+
+
+def _beside(spec: EngineSpec, folder: Path) -> tuple[str, ...]:
+    if spec.runtime.compiles:
+        # torch holds the memory of its inputs and outputs.
+        return (f"an NVIDIA GPU of compute capability {spec.compute_capability} with its driver", _CUDA_TORCH)
+    if spec.runtime is Runtime.TORCH and Package.read(folder / spec.artefact).described.device == "cuda":
+        return ("an NVIDIA GPU with its driver", _CUDA_TORCH)
+    return ()
+
+
+def _packages(distribution: str) -> Iterator[Needed]:
     """A distribution and all that it requires, without its extras; what is not installed here is left out."""
     seen: set[str] = set()
     pending = [distribution]
@@ -58,7 +84,7 @@ def _packages(distribution: str) -> Iterator[Package]:
             found = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        yield Package(name=name, version=found.version, bytes=_installed_bytes(found))
+        yield Needed(name=name, version=found.version, bytes=_installed_bytes(found))
         wanted = map(Requirement, found.requires or ())
         pending += [r.name for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
 

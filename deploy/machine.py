@@ -16,7 +16,10 @@ from typing import Any
 
 from deploy.nvidia_gpus import read_gpus
 
-LIBRARIES = ("bitwright", "torch", "numpy", "onnx", "onnxruntime", "openvino")
+LIBRARIES = (
+    *("bitwright", "torch", "numpy", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt-rtx", "tensorrt"),
+    "qonnx",
+)
 _AVX = ("fma", "f16c", "avx", "avx2", "avx_vnni", "avx_vnni_int8")
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16")
 _AMX = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16")

@@ -163,16 +163,20 @@ class NeededPackage(Part):
 
 
 class Needs(Part):
-    """What the device needs to run the engine, besides Python: files with bytes, and the runtime with its packages."""
+    """What the device needs to run the engine, besides Python: files with bytes, and the runtime with its packages.
+
+    `beside`: in words, what no package brings.
+    """
 
     files: dict[str, NonNegativeInt]
     packages: tuple[NeededPackage, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
-        """Files, then the runtime, then what the runtime depends on, each with its size."""
+        """Files, then the runtime, then what the runtime depends on, each with its size, then what is beside them."""
         named = [(f"{package.name} {package.version}", package.bytes) for package in self.packages]
-        parts = [text.sizes(self.files.items()), text.sizes(named[:1]), text.sizes(named[1:])]
+        parts = [text.sizes(self.files.items()), text.sizes(named[:1]), text.sizes(named[1:]), ", ".join(self.beside)]
         return "; ".join(part for part in parts if part)
 
 

@@ -36,17 +36,18 @@ def upscale(request: UpscaleRequest) -> UpscaleSummary:
     folder = find_engine(request.run)
     spec = read_spec(folder)
     io = picture_format(folder, spec)
-    choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch)
+    tiling = choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch, shapes=spec.shapes)
     inputs = find_inputs(request.source, request.out, io.min_input_side)
     note_skipped(list(inputs.skipped), request.source, PURPOSE)
     if not inputs.items:
         raise _nothing(inputs, request.source)
     with output_folder(inputs) as out:
-        asked: dict[str, str | int | None] = {
-            "engine_sha256": spec.artefact_sha256, "tile": request.tile, "overlap": request.overlap
-        }  # fmt: skip
-        done = Done(out, asked) if inputs.resumable else None
-        pending = _pending(inputs, done, request.overwrite)
+        overlap = None if tiling.exact else tiling.overlap
+        done = Done(out, {"engine_sha256": spec.artefact_sha256, "overlap": overlap}) if inputs.resumable else None
+        if done is not None and not tiling.exact and request.tile is None:
+            # A call with another --memory must not mix tiles that show.
+            request = request.model_copy(update={"tile": done.tile_before(inputs.items)})
+        pending = _pending(inputs, done, None if tiling.exact else request.tile, request.overwrite)
         already = tuple(item.name for item in inputs.items if item not in pending)
         if already:
             note(f"{len(already)} of {len(inputs.items)} pictures have been done before")
@@ -80,9 +81,9 @@ def _nothing(inputs: Inputs, source: Path) -> DataError:
     return UnreadableImageError(source, inputs.skipped[0].reason)
 
 
-def _pending(inputs: Inputs, done: Done | None, overwrite: bool) -> list[Item]:
+def _pending(inputs: Inputs, done: Done | None, tile: int | None, overwrite: bool) -> list[Item]:
     if done is not None:
-        return done.pending(inputs.items, overwrite)
+        return done.pending(inputs.items, tile, overwrite)
     there = next((inputs.folder / item.target for item in inputs.items if (inputs.folder / item.target).exists()), None)
     if there is not None and not overwrite:
         raise OutputError(f"{there} is there already; choose another --out, or --overwrite to replace it")
@@ -128,7 +129,7 @@ def _work(
             seams = write_enlarged(picture, ready.predict, io, ready.tiling, target, lambda: reporter.advance(handle))
             seconds = time.monotonic() - begun
             if done is not None:
-                done.add(item, source, seconds)
+                done.add(item, source, None if ready.tiling.exact else ready.tiling.tile, seconds)
             made.append(
                 Upscaled(
                     name=item.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -40,13 +40,16 @@ def find_engine(run: Path) -> Path:
 
 
 def picture_format(folder: Path, spec: EngineSpec) -> SRFormat:
-    """What the engine's network takes and gives; UsageError for one that is not known to enlarge pictures."""
+    """What the engine takes and gives; UsageError for one that is not known to enlarge pictures."""
     if spec.super_resolution is None:
         raise UsageError(
             f"the engine in {folder} does not say that it enlarges pictures: it is for another task, or an earlier "
             "version built it; in that case build it again with `bitwright compress`"
         )
-    return spec.super_resolution
+    io = spec.super_resolution
+    if spec.shapes is None:
+        return io
+    return replace(io, min_input_side=max(io.min_input_side, spec.shapes.sides[0]))
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def make_ready(request: UpscaleRequest, folder: Path, io: SRFormat, items: Seque
 
     UsageError where no tile, or not the one that was asked for, keeps it.
     """
-    tiling = choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch)
+    shapes = read_spec(folder).shapes
+    tiling = choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch, shapes=shapes)
     if request.tile is None:
         tiling = _suggested(request, folder, io, items, tiling)
     while True:
@@ -90,15 +94,18 @@ def make_ready(request: UpscaleRequest, folder: Path, io: SRFormat, items: Seque
 
 def _suggested(request: UpscaleRequest, folder: Path, io: SRFormat, items: Sequence[Item], tiling: Tiling) -> Tiling:
     """Smaller tiles where the activations of these suggest that the limit would not be kept, once loaded."""
-    sides = (io.channels, tiling.tile, tiling.tile)
-    of_one = peak_activation_bytes(folder / read_spec(folder).artefact, (1, *sides))
+    of_one = peak_activation_bytes(folder / read_spec(folder).onnx, (1, io.channels, tiling.tile, tiling.tile))
     if of_one is None:
         return tiling
     activations, beside = of_one * tiling.batch, _beside(items, tiling, io)
     if fitted(tiling, io, 2 * activations, request.memory - resident_bytes() - beside) == tiling:
         # Far from the limit, the engine need not be loaded once more to see what it takes.
         return tiling
-    loaded = load_engine(folder, request.threads, input_shape=(tiling.batch, *sides))
+    # With the smallest tile: LiteRT takes the memory of all activations as it loads, torch loads as it runs.
+    side = min(least_tile(io, tiling.overlap), tiling.tile)
+    sample = np.zeros((tiling.batch, io.channels, side, side), np.float32)
+    loaded = load_engine(folder, request.threads, input_shape=sample.shape)
+    loaded.run(sample)
     free = request.memory - resident_bytes() - beside
     del loaded
     release_free_memory()

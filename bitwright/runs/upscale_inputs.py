@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from bitwright.foundation.errors import OutputError, UsageError
 from bitwright.foundation.files import explain_os_error, sha256_file
@@ -115,7 +116,10 @@ def _targets(names: Sequence[str]) -> list[str]:
 
 
 class Done:
-    """The results that are there already, by the journal of the folder that is written."""
+    """The results that are there already, by the journal of the folder that is written.
+
+    `settings`: what results depend on beside their pictures and, where tiles show, their side; null where not.
+    """
 
     def __init__(self, folder: Path, settings: dict[str, str | int | None]) -> None:
         self._journal = Journal(folder, JOURNAL, independent=True)
@@ -123,14 +127,20 @@ class Done:
         self._folder = folder
         self._settings = settings
 
-    def pending(self, items: Sequence[Item], overwrite: bool) -> list[Item]:
+    def tile_before(self, items: Sequence[Item]) -> int | None:
+        """The tile of the first of the items that these settings have made; None where there is none."""
+        made = (self._made(item) for item in items)
+        return next((values["tile"] for values in made if values is not None), None)
+
+    def pending(self, items: Sequence[Item], tile: int | None, overwrite: bool) -> list[Item]:
         """The items that are still to be made; with `overwrite` also those whose target something else has made.
 
         OutputError for such a target without it.
         """
         left = []
         for item in items:
-            if self._has(item):
+            made = self._made(item)
+            if made is not None and made["tile"] == tile:
                 continue
             if (self._folder / item.target).exists() and not overwrite:
                 raise OutputError(
@@ -140,16 +150,19 @@ class Done:
             left.append(item)
         return left
 
-    def add(self, item: Item, source_sha256: str, seconds: float) -> None:
+    def add(self, item: Item, source_sha256: str, tile: int | None, seconds: float) -> None:
         """Record a result that has been written."""
         files = {item.target: sha256_file(self._folder / item.target)}
-        self._journal.append(item.name, files, {"source_sha256": source_sha256, **self._settings}, seconds)
+        values = {"source_sha256": source_sha256, **self._settings, "tile": tile}
+        self._journal.append(item.name, files, values, seconds)
 
-    def _has(self, item: Item) -> bool:
+    def _made(self, item: Item) -> dict[str, Any] | None:
+        """What is recorded of a result that is whole and made with these settings; None for any other."""
         entry = self._journal.entry(item.name)
         if entry is None or set(entry.files) != {item.target} or self._journal.damaged_file(item.name):
-            return False
-        return entry.values == {"source_sha256": sha256_file(item.path), **self._settings}
+            return None
+        wanted = {"source_sha256": sha256_file(item.path), **self._settings, "tile": entry.values.get("tile")}
+        return dict(entry.values) if entry.values == wanted else None
 
 
 @contextmanager

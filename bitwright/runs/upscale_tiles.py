@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.upscale_inputs import Item
+from deploy.engine import ShapeRange
 from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.tiling import Window, windows
 
@@ -53,8 +54,13 @@ def least_tile(io: SRFormat, overlap: int) -> int:
     return max(io.min_input_side, 2 * overlap + STEP, LEAST_TILE)
 
 
-def choose(io: SRFormat, *, tile: int | None, overlap: int | None, batch: int) -> Tiling:
-    """The tiling for a network, before memory is looked at. UsageError for a tile without interior.
+def choose(
+    io: SRFormat, *, tile: int | None, overlap: int | None, batch: int, shapes: ShapeRange | None = None
+) -> Tiling:
+    """The tiling for a network, before memory is looked at.
+
+    `shapes`: the inputs that its engine takes, None for all. UsageError for a tile without interior, and for one or a
+    batch that the engine does not take.
 
     With a finite halo the overlap is that and one pixel more, so that the pixels beside a seam are exact in both tiles
     and can be compared; the tile is as large as SHARE_KEPT asks for. Without one there is no exact overlap: tiles are
@@ -69,10 +75,28 @@ def choose(io: SRFormat, *, tile: int | None, overlap: int | None, batch: int) -
             side = 2 * overlap / (1 - math.sqrt(SHARE_KEPT))
             tile = min(max(STEP * math.ceil(side / STEP), 4 * LEAST_TILE), LARGEST_TILE)
         tile = max(tile, least_tile(io, overlap))
+        tile = tile if shapes is None else min(tile, shapes.sides[1])
+    if shapes is not None:
+        _require_taken(shapes, tile, overlap, batch)
     if tile <= 2 * overlap or tile < io.min_input_side:
         least = max(2 * overlap + 1, io.min_input_side)
         raise UsageError(f"--tile {tile} is too small for an overlap of {overlap}; give at least {least}")
     return Tiling(tile=tile, overlap=overlap, batch=batch, exact=io.halo is not None and overlap >= io.halo)
+
+
+def _require_taken(shapes: ShapeRange, tile: int, overlap: int, batch: int) -> None:
+    least, most, fewest, largest = *shapes.sides, shapes.smallest[0], shapes.largest[0]
+    if not fewest <= batch <= largest:
+        raise UsageError(f"--batch {batch}: the engine takes {fewest} to {largest} tiles at once")
+    if tile > most:
+        raise UsageError(
+            f"--tile {tile}: the engine takes {least} to {most} pixels a side; compress with a larger --input-size"
+        )
+    if most <= 2 * overlap:
+        raise UsageError(
+            f"the engine takes at most {most} pixels a side, too few for an overlap of {overlap}; give an --overlap of "
+            f"{(most - 1) // 2} at most, or compress with a larger --input-size"
+        )
 
 
 def fitted(tiling: Tiling, io: SRFormat, activations: int, free: int) -> Tiling:

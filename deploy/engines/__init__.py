@@ -70,7 +70,13 @@ def build_engine(
         from deploy.engines import tensorrt_compile
 
         spec = tensorrt_compile.compile_engine(
-            onnx_path, folder, runtime=runtime, device=device, float_precision=float_precision, shapes=shapes
+            onnx_path,
+            folder,
+            runtime=runtime,
+            device=device,
+            float_precision=float_precision,
+            shapes=shapes,
+            super_resolution=super_resolution,
         )
     elif runtime in {Runtime.LITERT, Runtime.TORCH}:
         spec = _compiled(runtime, device)(

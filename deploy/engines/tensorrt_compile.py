@@ -28,6 +28,7 @@ from deploy.onnx_float import convert
 from deploy.onnx_formats import verify_formats
 from deploy.onnx_plan import plan_of
 from hw_profiles import DeviceProfile
+from workloads.super_resolution.format import SRFormat
 
 ENGINE_SUFFIX = ".engine"
 _USUAL = (128, 128)
@@ -41,6 +42,7 @@ def compile_engine(
     device: DeviceProfile | None,
     float_precision: FloatPrecision = FloatPrecision.FP32,
     shapes: ShapeRange | None = None,
+    super_resolution: SRFormat | None = None,
 ) -> EngineSpec:
     """Lint and compile the file, write engine and record into `folder`; returns the stamp.
 
@@ -89,6 +91,7 @@ def compile_engine(
         runtime_version=runtime_version(runtime),
         artefact_sha256=digest,
         profile=target.profile,
+        super_resolution=super_resolution,
         source=onnx_path.name,
         shapes=shapes,
         compute_capability=target.compute_capability,

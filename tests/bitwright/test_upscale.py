@@ -9,40 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms
-from torch import Tensor, nn
 
 import bitwright
-from deploy.engine import Runtime
 from deploy.engines import load_engine, read_spec
 from deploy.verify import engine_predict
 from tests.bitwright.job_helpers import command, compress, some_photos, tiny_checkpoint, tiny_network
-from tests.bitwright.upscale_helpers import float_engine, int8_engine, photo, pixels, save
+from tests.bitwright.upscale_helpers import Pooled, float_engine, photo, pixels, save, whole
 from tests.workloads.png_reader import decode, encode
 from workloads.loading import load_checkpoint
 from workloads.super_resolution.bicubic import upscale as bicubic
 from workloads.super_resolution.format import Color, SRFormat
-from workloads.super_resolution.network_format import to_network, to_rgb, to_samples
+from workloads.super_resolution.network_format import to_network, to_samples
 
 pytestmark = pytest.mark.engine
 Capture = pytest.CaptureFixture[str]
-
-
-class Pooled(nn.Module):
-    """An enlarger whose every output depends on the mean of the whole input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.conv = nn.Conv2d(3, 12, 3, padding=1)
-        self.scale = nn.Conv2d(3, 12, 1)
-        self.shuffle = nn.PixelShuffle(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        repeated = x.repeat_interleave(4, dim=1)
-        attention = torch.sigmoid(self.scale(x.mean((2, 3), keepdim=True)))
-        return self.shuffle(repeated + 0.1 * self.conv(x) * attention)
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +31,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float x2 network of three convolutions in ONNX Runtime; its halo is 3."""
     network = tiny_network()
     return float_engine(network, network.io, tmp_path_factory.mktemp("engine") / "float")
-
-
-def whole(engine: Path, picture: np.ndarray) -> np.ndarray:
-    """The enlarged picture without tiles."""
-    io = read_spec(engine).super_resolution
-    assert io is not None
-    output = engine_predict(load_engine(engine, 1))(to_network(picture, io))
-    return to_rgb(output, io, bicubic(picture, io.scale))
 
 
 @pytest.mark.parametrize("size", [(150, 201), (64, 70), (65, 300), (31, 40)])
@@ -82,21 +55,6 @@ def test_a_float_engine_gives_what_it_gives_without_tiles(
         assert done.pictures[0].seam_largest < 1e-3
     else:
         assert done.pictures[0].seam_largest is None
-
-
-@pytest.mark.parametrize("runtime", [Runtime.ONNXRUNTIME, Runtime.OPENVINO])
-def test_an_int8_engine_has_no_seams(data: Path, tmp_path: Path, runtime: Runtime) -> None:
-    loaded = load_checkpoint(data / "checkpoints" / "espcn_x3.pth")
-    io = loaded.workload.io  # type: ignore[attr-defined]
-    built = int8_engine(loaded.module, io, tmp_path / "engine", runtime)
-    picture = photo(140, 190)
-    save(tmp_path, a=picture)
-    done = bitwright.upscale(built, tmp_path / "a.png", out=tmp_path / "large.png", tile=48, threads=1, memory=16 << 30)
-    difference = np.abs(pixels(tmp_path / "large.png").astype(int) - whole(built, picture))
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-3
-    assert done.pictures[0].seam_largest is not None
-    assert done.pictures[0].seam_largest <= 1
 
 
 def test_an_overlap_under_the_halo_is_named_and_seen(engine: Path, tmp_path: Path, capsys: Capture) -> None:

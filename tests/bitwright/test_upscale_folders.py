@@ -10,9 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import bitwright
 from bitwright.foundation import progress
@@ -22,8 +25,9 @@ from bitwright.runs.upscale_request import parse_bytes
 from deploy.engine import EngineSpec
 from deploy.engines import SPEC_FILE
 from tests.bitwright.job_helpers import command, tiny_network
-from tests.bitwright.upscale_helpers import float_engine, photo, pixels, save
+from tests.bitwright.upscale_helpers import Pooled, float_engine, photo, pixels, save
 from tests.workloads.png_reader import encode
+from workloads.super_resolution.format import Color, SRFormat
 
 pytestmark = pytest.mark.engine
 Capture = pytest.CaptureFixture[str]
@@ -85,6 +89,34 @@ def test_a_stopped_job_goes_on_where_it_stopped(engine: Path, frames: Path, tmp_
         assert (out / f"frame_{i}.png").read_bytes() == (straight / f"frame_{i}.png").read_bytes()
     again = bitwright.upscale(engine, frames, out=out, **settings)  # type: ignore[arg-type]
     assert (again.pictures, len(again.already_done), again.memory) == ((), 6, None)
+
+
+def test_a_call_with_another_memory_limit_mixes_no_tiles_that_show(tmp_path: Path) -> None:
+    """In processes of their own, as the tile follows from what a process may take."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 3, 3, padding=1))
+    network = nn.Sequential(wide, Pooled()).eval()
+    built = float_engine(network, SRFormat(2, Color.RGB, 1.0), tmp_path / "engine")
+    frames = save(tmp_path / "frames", a=photo(260, 200), b=photo(200, 260))
+
+    def upscaled(out: Path, *more: str) -> Any:
+        words = ("upscale", built, frames, "--out", out, "--threads", "1", "--json", *more)
+        return json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "bitwright", *map(str, words)], capture_output=True, check=True
+            ).stdout
+        )
+
+    large = upscaled(tmp_path / "wide", "--memory", "16G")
+    limit = str(large["memory"]["estimate"] - (40 << 20))
+    tight = upscaled(tmp_path / "tight", "--memory", limit)
+    assert tight["tiling"]["tile"] < 200 < large["tiling"]["tile"]
+    expected = (tmp_path / "tight" / "b.png").read_bytes()
+    assert expected != (tmp_path / "wide" / "b.png").read_bytes()
+    (tmp_path / "tight" / "b.png").unlink()
+    again = upscaled(tmp_path / "tight", "--memory", "16G")
+    assert (again["already_done"], again["tiling"]) == (["a.png"], tight["tiling"])
+    assert (tmp_path / "tight" / "b.png").read_bytes() == expected
 
 
 def test_ctrl_c_says_how_to_go_on(

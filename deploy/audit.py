@@ -53,11 +53,14 @@ class Audit(BaseModel):
     sparse: SparseTactics | None = Field(
         default=None, description="what the builder told of structured sparsity; null where it told nothing"
     )
+    unknown_because: str | None = Field(
+        default=None, description="why nothing that this machine executes tells what the device does; null: audited"
+    )
 
     @property
     def mismatches(self) -> tuple[LayerAudit, ...]:
-        """The layers that are not shown to have executed as planned."""
-        return tuple(layer for layer in self.layers if layer.mismatch)
+        """The layers that are not shown to have executed as planned; none where nothing could be shown here."""
+        return () if self.unknown_because else tuple(layer for layer in self.layers if layer.mismatch)
 
     def require(self) -> None:
         """Raise VerificationError, naming the layers, unless every layer executed as planned."""
@@ -94,6 +97,22 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
         executed=dict(Counter(layer.executed for layer in layers)),
         unplanned=tuple(name for name in exported.layers if name not in plan.layers),
         sparse=engine.sparse_tactics(),
+    )
+
+
+def unaudited(runtime: Runtime, runtime_version: str, plan: Plan, why: str) -> Audit:
+    """The plan alone, for an engine whose device executes other kernels than this machine has: nothing is claimed."""
+    planned = {name: planned_precision(layer, plan.float_precision, runtime) for name, layer in plan.layers.items()}
+    return Audit(
+        runtime=runtime,
+        runtime_version=runtime_version,
+        layers=tuple(
+            LayerAudit(layer=name, planned=precision, executed=UNKNOWN, kernel="", reason="")
+            for name, precision in planned.items()
+        ),
+        planned=dict(Counter(planned.values())),
+        executed={},
+        unknown_because=why,
     )
 
 

@@ -92,7 +92,7 @@ def measure(
     `table`: a latency table that both times are added to. `energy`: also measure that; UsageError where it cannot be.
     """
     with reopened(run) as job:
-        job.runtime.require_timed()
+        job.require_timed()
         load_engine(run / ENGINE, 1, device=job.profile).require_here()
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy)

@@ -13,6 +13,7 @@ from bitwright.foundation.progress import note
 from bitwright.runs.built import build_audited, files_of
 from bitwright.runs.job import BALANCED, FIRST_STAGE, SPARSE, Job
 from bitwright.runs.precision import Precision
+from bitwright.runs.settled import settle_runtime
 from bitwright.runs.sparsity import PACKED, sparse_facts
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
@@ -53,6 +54,7 @@ def float_baseline(job: Job) -> None:
     # A runtime that is not installed is told now, not when hours of calibration and training are done.
     runtime_version(job.runtime)
     export_float(job.original, job.example, job.float_onnx)
+    settle_runtime(job)
     _build_baseline(job, Runtime.ONNXRUNTIME)
     job.run.finish_stage(FIRST_STAGE, BASELINE_FILES, {"runtime": job.runtime.value})
 

@@ -14,6 +14,7 @@ from hw_profiles import installed_runtimes
 from tests.bitwright.job_helpers import command, compress, read_json
 from tests.deploy.aarch64 import require_arm
 from tests.deploy.bundle_helpers import start
+from tests.deploy.far_machine import start_server
 
 pytestmark = [
     pytest.mark.engine,
@@ -61,17 +62,22 @@ def test_what_is_compressed_here_executes_there_as_planned(
     assert read_json(run / "report.json") == before
 
 
-def test_times_of_another_processor_enter_no_table(
+def test_times_of_another_processor_enter_no_table_and_are_not_taken_twice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, set5, file = tmp_path / "run", data / "sr" / "test" / "Set5", tmp_path / "espcn.pyz"
+    run, set5, there = tmp_path / "run", data / "sr" / "test" / "Set5", tmp_path / "there"
     more = ("--device", "raspberry-pi-5", "--runtime", "onnxruntime", "--no-reconstruct")
     assert compress(capsys, data / "checkpoints" / "espcn_x4.pth", set5, run, *more).code == 0
-    assert command(capsys, "bundle", run, "--out", file, "--seconds", "0.1", "--input-size", "32x32").code == 0
-    assert start(sys.executable, file, tmp_path / "results").returncode == 0
-    table = tmp_path / "pi.jsonl"
-    refused = command(capsys, "import", tmp_path / "results", "--table", table).refusal()
+    (tmp_path / "server").mkdir()
+    server, table = start_server(tmp_path / "server"), tmp_path / "pi.jsonl"
+    try:
+        on = ("--on", server.address, "--ssh-config", server.config, "--python", sys.executable)
+        short = ("--remote-folder", there, "--seconds", "0.1", "--input-size", "32x32")
+        refused = command(capsys, "measure", run, *on, *short, "--table", table).refusal()
+    finally:
+        server.stop()
     assert "raspberry-pi-5 is for aarch64 processors, and this one is x86_64" in refused
     assert "such times enter no latency table of it" in refused
     assert not table.exists()
-    assert list((run / "measurements").glob("*.json")), "what was measured is kept"
+    assert list((run / "measurements").glob("*.json")), "what was measured is kept here"
+    assert list(there.iterdir()) == [], "and not there, where the next call would take it again"

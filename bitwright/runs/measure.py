@@ -160,7 +160,7 @@ def keep(
 def _add(run: Path, timed: ComparisonResult, table: Path) -> None:
     """Add the engine and its baseline to a latency table, named by what the engine is and by its artefact."""
     foreign = why_foreign(load_profile(request_of(run).device), timed.environment.architecture)
-    if foreign is not None:
+    if foreign is not None and timed.environment.emulator is None:
         raise UsageError(
             f"measured on {timed.environment.cpu_model}: {foreign}; such times enter no latency table of it"
         )

@@ -62,13 +62,13 @@ def make_bundle(
     return Bundle(file, write_bundle(file, candidates, x, protocol(**settings), run=folder))  # type: ignore[arg-type]
 
 
-def start(python: Path | str, file: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """Run a bundle to its end."""
+def start(python: Path | str, file: Path, out: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a bundle to its end, within `seconds`."""
     return subprocess.run(
         [str(python), str(file), "--out", str(out)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=seconds,
         check=False,
         env=clean_environment(),
         cwd="/",

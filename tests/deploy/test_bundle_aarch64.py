@@ -67,13 +67,13 @@ def test_rfdn_computes_on_arm_what_it_computes_here(
 ) -> None:
     python = require_arm(PACKAGES.get(runtime, runtime.value))
     loaded = load_checkpoint(data / "checkpoints" / "rfdn_x4.pth")
-    crops = loaded.workload.calibration(data / "sr" / "test" / "Set5", 4, 32, 0)
+    crops = loaded.workload.calibration(data / "sr" / "test" / "Set5", 4, 24, 0)
     model = quantize(loaded.module, default_placement(runtime), crops=crops)
     export_quantized(model, crops[:1], tmp_path / "quantized.onnx")
     export_float(capture(loaded.module, crops[:1]), crops[:1], tmp_path / "float.onnx")
     files = (tmp_path / "quantized.onnx", tmp_path / "float.onnx")
     bundle = make_bundle(tmp_path, *files, runtime, x=crops[:1].numpy(), min_samples=30)
-    ended = start(python, bundle.file, tmp_path / "out")
+    ended = start(python, bundle.file, tmp_path / "out", seconds=1200)
     assert ended.returncode == 0, ended.stderr
     results = Results.read(tmp_path / "out")
     timed = results.comparison(bundle.manifest)

@@ -23,7 +23,7 @@ pytestmark = [
 PACKAGES = {Runtime.ONNXRUNTIME: "onnxruntime", Runtime.LITERT: "ai_edge_litert"}
 
 
-@pytest.mark.parametrize("runtime", PACKAGES)
+@pytest.mark.parametrize("runtime", [pytest.param(Runtime.ONNXRUNTIME, marks=pytest.mark.long), Runtime.LITERT])
 def test_what_is_compressed_here_executes_there_as_planned(
     runtime: Runtime, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

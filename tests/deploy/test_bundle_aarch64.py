@@ -61,8 +61,9 @@ def test_emulated_times_are_marked_and_enter_no_table(bundle: Bundle, results: R
         timed_row(timed, "engine", "network", "int8")
 
 
+# OpenVINO 2026.4, which no profile of an Arm processor names, was off by 7.6 there on RFDN in 8 bits.
 @pytest.mark.long
-@pytest.mark.parametrize("runtime", IN_BUNDLES)
+@pytest.mark.parametrize("runtime", [runtime for runtime in IN_BUNDLES if runtime in EXECUTED_SUFFIX])
 def test_rfdn_computes_on_arm_what_it_computes_here(
     runtime: Runtime, data: Path, quantize: Quantize, tmp_path: Path
 ) -> None:
@@ -70,7 +71,7 @@ def test_rfdn_computes_on_arm_what_it_computes_here(
     loaded = load_checkpoint(data / "checkpoints" / "rfdn_x4.pth")
     crops = loaded.workload.calibration(data / "sr" / "test" / "Set5", 4, 24, 0)
     # In the form of the device's profile: signed activations, which ONNX Runtime computes in float on x86.
-    activation = A8.model_copy(update={"signed": True}) if runtime in EXECUTED_SUFFIX else A8
+    activation = A8.model_copy(update={"signed": True})
     model = quantize(loaded.module, default_placement(runtime), activation=activation, crops=crops)
     export_quantized(model, crops[:1], tmp_path / "quantized.onnx")
     export_float(capture(loaded.module, crops[:1]), crops[:1], tmp_path / "float.onnx")
@@ -86,8 +87,6 @@ def test_rfdn_computes_on_arm_what_it_computes_here(
     assert differences["float"] < 1e-4
     # One level of the output's 8 bits is 0.004 to 0.008; a level of a layer in the middle may become a few of them.
     assert differences["engine"] < 0.05
-    if runtime in EXECUTED_SUFFIX:
-        file = results.executed(bundle.manifest)["engine"]
-        spec = bundle.manifest.arms[0].spec
-        there = audit_elsewhere(file, tmp_path / "engine", spec, tmp_path / "quantized.onnx", model.plan)
-        assert there.executed == {"int8": 64}
+    file, spec = results.executed(bundle.manifest)["engine"], bundle.manifest.arms[0].spec
+    there = audit_elsewhere(file, tmp_path / "engine", spec, tmp_path / "quantized.onnx", model.plan)
+    assert there.executed == {"int8": 64}

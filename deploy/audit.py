@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import VerificationError
 from compress.plan import LayerPlan, Plan
-from deploy.engine import Engine, ExecutedNode, SparseTactics
+from deploy.engine import Engine, EngineSpec, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.runtimes import W4A16, Runtime
 
@@ -53,11 +54,14 @@ class Audit(BaseModel):
     sparse: SparseTactics | None = Field(
         default=None, description="what the builder told of structured sparsity; null where it told nothing"
     )
+    unknown_because: str | None = Field(
+        default=None, description="why nothing that this machine executes tells what the device does; null: audited"
+    )
 
     @property
     def mismatches(self) -> tuple[LayerAudit, ...]:
-        """The layers that are not shown to have executed as planned."""
-        return tuple(layer for layer in self.layers if layer.mismatch)
+        """The layers that are not shown to have executed as planned; none where nothing could be shown here."""
+        return () if self.unknown_because else tuple(layer for layer in self.layers if layer.mismatch)
 
     def require(self) -> None:
         """Raise VerificationError, naming the layers, unless every layer executed as planned."""
@@ -75,25 +79,46 @@ def audit(engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
 
     A layer that cannot be found in the executed graph is a mismatch, never assumed to be fine.
     """
+    found = audit_nodes(engine.executed_nodes(), engine.spec, onnx_path, plan)
+    return found.model_copy(update={"sparse": engine.sparse_tactics()})
+
+
+def audit_nodes(nodes: Iterable[ExecutedNode], spec: EngineSpec, onnx_path: Path, plan: Plan) -> Audit:
+    """As `audit`, for what the engine of `spec` was seen to execute, on whatever machine."""
     exported = ExportedGraph.read(onnx_path)
     executed: dict[str, list[ExecutedNode]] = {}
-    for node in engine.executed_nodes():
+    for node in nodes:
         for origin in node.origins if computes_layer(node.op) else ():
             executed.setdefault(origin, []).append(node)
     layers = []
     for name, decision in plan.layers.items():
-        planned = planned_precision(decision, plan.float_precision, engine.spec.runtime)
+        planned = planned_precision(decision, plan.float_precision, spec.runtime)
         node_name = exported.layers.get(name)
-        nodes = executed.get(node_name, []) if node_name is not None else []
-        layers.append(_compare(name, planned, nodes, engine.spec.runtime, node_name is not None))
+        computing = executed.get(node_name, []) if node_name is not None else []
+        layers.append(_compare(name, planned, computing, spec.runtime, node_name is not None))
     return Audit(
-        runtime=engine.spec.runtime,
-        runtime_version=engine.spec.runtime_version,
+        runtime=spec.runtime,
+        runtime_version=spec.runtime_version,
         layers=tuple(layers),
         planned=dict(Counter(layer.planned for layer in layers)),
         executed=dict(Counter(layer.executed for layer in layers)),
         unplanned=tuple(name for name in exported.layers if name not in plan.layers),
-        sparse=engine.sparse_tactics(),
+    )
+
+
+def unaudited(runtime: Runtime, runtime_version: str, plan: Plan, why: str) -> Audit:
+    """The plan alone, for an engine whose device executes other kernels than this machine has: nothing is claimed."""
+    planned = {name: planned_precision(layer, plan.float_precision, runtime) for name, layer in plan.layers.items()}
+    return Audit(
+        runtime=runtime,
+        runtime_version=runtime_version,
+        layers=tuple(
+            LayerAudit(layer=name, planned=precision, executed=UNKNOWN, kernel="", reason="")
+            for name, precision in planned.items()
+        ),
+        planned=dict(Counter(planned.values())),
+        executed={},
+        unknown_because=why,
     )
 
 

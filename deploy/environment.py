@@ -105,8 +105,12 @@ class Heat(BaseModel):
         return cls.model_validate(read_heat(root))
 
     def throttled_until(self, later: Heat) -> bool:
-        """Whether the machine is known to have slowed itself down between this moment and `later`."""
-        if self.throttle_events is not None and (later.throttle_events or 0) > self.throttle_events:
+        """Whether the machine is known to have slowed itself down between this moment and `later`.
+
+        A count that has become smaller began anew when the machine was started in between.
+        """
+        before, after = self.throttle_events, later.throttle_events
+        if before is not None and after is not None and after > (before if after >= before else 0):
             return True
         gpus = any(gpu.held_back for gpu in (*self.gpus, *later.gpus))
         return bool(self.held_back or later.held_back or gpus)

@@ -4,8 +4,10 @@
 - `load_profile`, `list_profiles`, `profile_ids`: the catalogue of YAML files, and files of the user's own
 - `bitops`, `bytes_moved`, `estimate_ms`: one definition of each quantity
 - `detect_host`, `installed_runtimes`, `match_host`: which profile fits this machine
+- `architecture_of`, `why_foreign`: whether a profile is for processors of another architecture
 """
 
+from hw_profiles.architecture import architecture_of, why_foreign
 from hw_profiles.bitops import bitops
 from hw_profiles.host import Host, detect_host
 from hw_profiles.installed import installed_runtimes
@@ -38,6 +40,7 @@ __all__ = [
     "Sparsity",
     "Status",
     "TensorFormat",
+    "architecture_of",
     "bitops",
     "bytes_moved",
     "detect_host",
@@ -47,4 +50,5 @@ __all__ = [
     "load_profile",
     "match_host",
     "profile_ids",
+    "why_foreign",
 ]

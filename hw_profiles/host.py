@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hw_profiles.architecture import architecture_of
 from hw_profiles.cpuinfo import (
     CpuInfo,
     parse_cpuinfo,
@@ -19,7 +20,6 @@ from hw_profiles.cpuinfo import (
 )
 
 _COMMAND_TIMEOUT_S = 5.0
-_MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def host_from_cpu(cpu: CpuInfo, machine: str, *, system: str = "Linux", cores: i
     """A host of which only the CPU is known."""
     return Host(
         system=system,
-        machine=_MACHINES.get(machine.lower(), machine.lower()),
+        machine=architecture_of(machine),
         cpu_model=cpu.model,
         vendor=cpu.vendor,
         cores=cores or max(1, cpu.processors),

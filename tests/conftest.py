@@ -24,3 +24,12 @@ def data() -> Path:
             pytest.fail(absent)
         pytest.skip(absent)
     return DATA
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which SSH server the tests had, where some needed one."""
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    if any("test_ssh" in getattr(report, "nodeid", "") for report in reports):
+        from tests.deploy.far_machine import ssh_server
+
+        terminalreporter.write_line(f"SSH server: {ssh_server()}")

@@ -102,7 +102,8 @@ def measure(
 ) -> None:
     """Time a run's engine against its float baseline again, side by side, here or on another machine.
 
-    A measurement on another machine that was cut short goes on with the same command.
+    A measurement on another machine that was cut short goes on with the same command. Exit 4 where the engine did not
+    execute there as planned.
     """
     from bitwright.runs.options import parse_size
 
@@ -139,6 +140,7 @@ def measure(
                 cuda_graph=cuda_graph,
             )
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
+    timed.require()
 
 
 def report(

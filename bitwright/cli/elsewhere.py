@@ -57,12 +57,16 @@ def take_back(
     table: TableOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Take back what a bundle has measured on another machine, into the `measurements/` of its run."""
+    """Take back what a bundle has measured on another machine, into the `measurements/` of its run.
+
+    Exit 4 where the engine did not execute there as planned.
+    """
     from bitwright.runs.elsewhere import take_back as take
 
     with showing_progress():
         timed = take(source, run, table)
     write_line(timed.model_dump_json(indent=2) if as_json else "\n".join(timed.lines()))
+    timed.require()
 
 
 def measure_there(

@@ -135,7 +135,7 @@ def _cost(quality: Quality | None) -> tuple[Phrase, ...]:
 
 
 def _audit_check(audit: AuditResult | None, was_run: bool) -> Check:
-    if audit is None:
+    if audit is None or not audit.executed:
         return Check(Level.WARN, "Executed precision not audited")
     wrong = len(audit.mismatches)
     if wrong:

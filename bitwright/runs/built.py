@@ -14,7 +14,7 @@ from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.padding import pad_channels
-from deploy.audit import QUANTIZED, UNKNOWN, Audit, audit
+from deploy.audit import QUANTIZED, UNKNOWN, Audit, audit, unaudited
 from deploy.engine import FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
@@ -66,6 +66,7 @@ def build_audited(job: Job, model: CompressedModel, folder: Path) -> Built:
     """Write the ONNX file into `folder`, build the engine from it and audit what it executes.
 
     A layer that turns out to have no such kernel in the runtime is left in float, named, and the engine built again.
+    Of a processor of another architecture than this one nothing turns out here: its engine is built and not audited.
     """
     model, result, widths = _engine(job, model, folder)
     wanted = set(model.plan.quantized_layers)
@@ -112,7 +113,7 @@ def _engine(
         note(f"{planned} cannot hold the float part, which is built in {precision}: {in_words(found)}")
         model = _in_floats(job, model, precision)
         widths = _exported(job, model, folder)
-    build_engine(
+    spec = build_engine(
         folder / ONNX,
         folder / ENGINE,
         runtime=job.runtime,
@@ -123,6 +124,8 @@ def _engine(
         device=job.profile,
         shapes=shapes_of(job) if job.runtime.compiles else None,
     )
+    if job.why_foreign is not None:
+        return model, unaudited(job.runtime, spec.runtime_version, model.plan, job.why_foreign), widths
     return model, audit(load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
 
 

@@ -84,6 +84,8 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
 
 def _require_here(job: Job) -> None:
     """UsageError or DeviceError where the engines of a curve could be built here and not timed."""
+    if job.why_foreign is not None:
+        raise DeviceError(f"a curve times every engine: {job.why_foreign}; `bitwright compress` builds one for it")
     job.runtime.require_timed()
     if runs_on_gpu(job.profile, job.runtime):
         reason = why_not_here(GpuTarget.of(job.profile).compute_capability, job.profile.id)

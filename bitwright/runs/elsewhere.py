@@ -11,14 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bitwright.foundation.errors import OutputError, UsageError
 from bitwright.foundation.files import write_bytes
 from bitwright.foundation.progress import note
-from bitwright.runs.built import ENGINE
+from bitwright.runs.built import ENGINE, ONNX, PLAN
 from bitwright.runs.folder import REQUEST
 from bitwright.runs.measure import MeasureSummary, keep
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, protocol
 from bitwright.runs.reopen import reopened
 from bitwright.runs.stages import FLOAT
+from compress.plan import Plan
 from deploy.latency import Candidate
-from deploy.remote import FarBundle, Manifest, Results, Transport, is_bundle, write_bundle
+from deploy.remote import FarBundle, Manifest, Results, Transport, audit_elsewhere, is_bundle, write_bundle
 
 BUNDLES = "bundles"
 """Folder of a run with the manifests of its bundles, by their hash: only what was measured with one is taken back."""
@@ -86,7 +87,17 @@ def take_back(source: Path, run: Path | None = None, table: Path | None = None) 
     home = run or Path(results.head.run)
     if not (home / REQUEST).is_file():
         raise UsageError(f"{source} was measured for the run {home}, which is not there; say where it is with --run")
-    return keep(home, results.comparison(_manifest(home, results)), table)
+    return _kept(home, results, _manifest(home, results), table)
+
+
+def _kept(run: Path, results: Results, manifest: Manifest, table: Path | None) -> MeasureSummary:
+    """Take samples, and the audit of what was executed there, into a run."""
+    timed, executed = results.comparison(manifest), results.executed(manifest)
+    there = None
+    if ENGINE_NAME in executed:
+        spec = next(arm.spec for arm in manifest.arms if arm.name == ENGINE_NAME)
+        there = audit_elsewhere(executed[ENGINE_NAME], run / ENGINE, spec, run / ONNX, Plan.load(run / PLAN))
+    return keep(run, timed, table, there)
 
 
 def _manifest(run: Path, results: Results) -> Manifest:
@@ -126,7 +137,19 @@ def measure_on(
         samples = Path(temporary) / "samples.jsonl"
         far.measure(samples)
         results = Results.read(samples)
-        summary = keep(run, results.comparison(manifest), table)
-        note(f"removing the bundle from {transport.name}")
-        far.remove()
+        try:
+            summary = _kept(run, results, manifest, table)
+        except OutputError:
+            # What could not be written here is still there, for the next call.
+            raise
+        except UsageError:
+            # What is refused would be refused again: the next call measures anew.
+            _remove(far)
+            raise
+        _remove(far)
     return summary
+
+
+def _remove(far: FarBundle) -> None:
+    note(f"removing the bundle from {far.transport.name}")
+    far.remove()

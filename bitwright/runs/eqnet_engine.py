@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from deploy.engine import Engine, Runtime
 from deploy.engines import load_engine
 from deploy.latency import ComparisonResult
 from deploy.onnx_export import export_for
-from hw_profiles import RuntimeEngine, installed_runtimes
+from hw_profiles import RuntimeEngine, architecture_of, installed_runtimes
 from search.eqnet.devices import DeviceChoice
 from workloads.workload import LoadedModel
 
@@ -93,4 +92,4 @@ def _builds_here(choice: DeviceChoice) -> bool:
     """Whether the runtime is installed, and builds for this processor or for any."""
     if choice.runtime not in {r.value for r in Runtime} or not installed_runtimes().get(choice.runtime):
         return False
-    return Runtime(choice.runtime).builds_anywhere or choice.profile.arch.isa == platform.machine()
+    return Runtime(choice.runtime).builds_anywhere or choice.profile.arch.isa == architecture_of()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.runs.float_part import float_precision
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.request import AUTO, CompressRequest
@@ -26,7 +26,7 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.preparation import prepare
 from compress.sparsity import Decision, decide
 from deploy.engine import Runtime
-from hw_profiles import DeviceProfile, load_profile
+from hw_profiles import DeviceProfile, load_profile, why_foreign
 from hw_profiles.sparsity_support import reads_groups
 from search.layer_sensitivity import Evaluate, evaluator
 from workloads.classification.task import Classification
@@ -89,6 +89,25 @@ class Job:
         self.graph = graph
         for known in ("table", "prunable"):
             self.__dict__.pop(known, None)
+
+    @property
+    def why_foreign(self) -> str | None:
+        """Why kernels and times of this machine are not those of the device, in words; None where they are."""
+        return why_foreign(self.profile)
+
+    @property
+    def why_not_timed(self) -> str | None:
+        """Why a time that is taken here would say nothing of the device, in words."""
+        return self.runtime.why_not_timed or self.why_foreign
+
+    def require_timed(self) -> None:
+        """UsageError where engines of the runtime are not to be timed, DeviceError where only the device can."""
+        self.runtime.require_timed()
+        if self.why_foreign is not None:
+            raise DeviceError(
+                f"{self.why_foreign}: times taken here would say nothing of it; measure there, with `bitwright measure "
+                f"{self.run.path} --on ssh://USER@HOST` or `bitwright bundle {self.run.path} --out FILE`"
+            )
 
     @property
     def narrower(self) -> bool:

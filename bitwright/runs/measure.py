@@ -13,24 +13,29 @@ from bitwright.report.measured import Latency
 from bitwright.report.text import ratio_interval
 from bitwright.runs.built import ENGINE, PLAN
 from bitwright.runs.proof import ENGINE_NAME, time_engines
-from bitwright.runs.reopen import reopened
+from bitwright.runs.reopen import reopened, request_of
 from bitwright.runs.reporting import latency_section, load_report
 from bitwright.runs.runtime_choice import baseline_runtime
 from bitwright.runs.stages import FLOAT
 from compress.plan import Plan
+from deploy.audit import Audit
 from deploy.engines import load_engine, read_spec
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
 from deploy.latency.energy import Energy
 from deploy.profiling.rows import timed_row
+from hw_profiles import load_profile, why_foreign
 from hw_profiles.latency_table import LatencyTable
 
 MEASUREMENTS = "measurements"
 
 
 class MeasureSummary(BaseModel):
-    """One timing session of a run's engine and its float baseline. `machine` and `elsewhere`: where it was taken."""
+    """One timing session of a run's engine and its float baseline. `machine` and `elsewhere`: where it was taken.
+
+    `executed`: the audit of what the engine executed there, where its runtime told it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +47,7 @@ class MeasureSummary(BaseModel):
     machine: str
     elsewhere: Elsewhere | None
     emulator: str | None = None
+    executed: Audit | None = None
     energy: Energy | None = None
     target_reached: bool = True
     table: str | None = None
@@ -59,11 +65,24 @@ class MeasureSummary(BaseModel):
             lines.append(f"measured on {self.machine}, sessions: {self.elsewhere.sessions}")
             differences = (f"{name} {value:.2g}" for name, value in self.elsewhere.output_differences.items())
             lines.append(f"largest difference of the output there from the output here: {', '.join(differences)}")
+            lines.append(self._executed())
         if not self.same_machine:
             lines.append("warning: this is not the machine that the run's report was measured on")
         if self.table is not None:
             lines.append(f"added to the latency table {self.table}")
         return (*lines, f"samples: {self.file}")
+
+    def require(self) -> None:
+        """VerificationError, naming the layers, where the engine did not execute there as planned."""
+        if self.executed is not None:
+            self.executed.require()
+
+    def _executed(self) -> str:
+        if self.executed is None:
+            return "executed precision not audited: the runtime, or what came back, does not tell it"
+        found = ", ".join(f"{count} {precision}" for precision, count in self.executed.executed.items())
+        kept = "executed there as planned" if not self.executed.mismatches else "executed there, not as planned"
+        return f"{kept}: {found} ({self.executed.runtime} {self.executed.runtime_version})"
 
     def _times(self) -> list[str]:
         timed, lines = self.latency, []
@@ -99,7 +118,7 @@ def measure(
     `cuda_graph`: time what runs on a GPU as replayed CUDA graphs; UsageError where the engine does not.
     """
     with reopened(run) as job:
-        job.runtime.require_timed()
+        job.require_timed()
         engine = load_engine(run / ENGINE, 1, device=job.profile)
         if cuda_graph:
             engine.use_cuda_graph()
@@ -114,10 +133,13 @@ def measure(
     return keep(run, timed, table)
 
 
-def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> MeasureSummary:
+def keep(
+    run: Path, timed: ComparisonResult, table: Path | None = None, executed: Audit | None = None
+) -> MeasureSummary:
     """Write a session into a run's `measurements/`; one from elsewhere carries the fingerprint of its machine.
 
-    `table`: a latency table to add to. UsageError, once the session is written, where it was emulated.
+    `table`: a latency table to add to. UsageError, once the session is written, where it was emulated, or measured on
+    a processor of another architecture than that of the run's device. `executed`: the audit of what was executed there.
     """
     first = timed.measurements[0]
     name = f"{'x'.join(map(str, first.input_shape))}-{first.threads}t"
@@ -127,18 +149,23 @@ def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> Measu
         name += f"-{timed.environment.fingerprint}"
     file = run / MEASUREMENTS / f"{name}.json"
     write_text(file, timed.model_dump_json() + "\n")
+    if executed is not None:
+        write_text(file.with_name(f"{name}-audit.json"), executed.model_dump_json(indent=1) + "\n")
     if table is not None:
         _add(run, timed, table)
-    here, there = Environment.model_validate(load_report(run).environment), timed.environment
+    report, there = load_report(run), timed.environment
+    here = Environment.model_validate(report.environment)
     return MeasureSummary(
         run=str(run),
         file=str(file),
         latency=latency_section(timed),
         noise=tuple(dict.fromkeys(noise.value for m in timed.measurements for noise in m.noise)),
-        same_machine=not machine_differences(here, there),
+        # A run that timed nothing has nothing that another machine's times could be taken for.
+        same_machine=report.latency is None or not machine_differences(here, there),
         machine=f"{there.cpu_model}, {there.architecture}, {there.usable_cores} cores ({there.fingerprint})",
         elsewhere=timed.elsewhere,
         emulator=there.emulator,
+        executed=executed,
         energy=timed.energy,
         target_reached=timed.target_reached,
         table=None if table is None else str(table),
@@ -147,6 +174,11 @@ def keep(run: Path, timed: ComparisonResult, table: Path | None = None) -> Measu
 
 def _add(run: Path, timed: ComparisonResult, table: Path) -> None:
     """Add the engine and its baseline to a latency table, named by what the engine is and by its artefact."""
+    foreign = why_foreign(load_profile(request_of(run).device), timed.environment.architecture)
+    if foreign is not None and timed.environment.emulator is None:
+        raise UsageError(
+            f"measured on {timed.environment.cpu_model}: {foreign}; such times enter no latency table of it"
+        )
     report, plan = load_report(run), Plan.load(run / PLAN)
     count = len(plan.quantized_layers)
     whole = ("fp8" if plan.fp8 else "w4a16" if plan.weight_only else "int8") if count else plan.float_precision

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.foundation.files import sha256_file
 from bitwright.foundation.progress import note, track
 from bitwright.runs.float_part import float_precision
@@ -30,7 +30,7 @@ from deploy.profiling import (
     grid_subject,
     profiling_plans,
 )
-from hw_profiles import DeviceProfile, load_profile
+from hw_profiles import DeviceProfile, load_profile, why_foreign
 from hw_profiles.latency_table import LatencyTable, NetworkRow
 from workloads.loading import load_checkpoint
 
@@ -74,10 +74,14 @@ class Bench:
 
     @staticmethod
     def open(request: ProfileRequest) -> Bench:
-        """Raises UsageError for a missing checkpoint, an unknown device or runtime, or a damaged table."""
+        """Raises UsageError for a missing checkpoint, an unknown device or runtime, or a damaged table, and DeviceError
+        for a processor of another architecture.
+        """
         profile = load_profile(request.device)
         runtime = choose_runtime(profile, request.runtime)
         runtime.require_timed()
+        if (foreign := why_foreign(profile)) is not None:
+            raise DeviceError(f"a latency table holds what the device takes: {foreign}; run `bitwright profile` there")
         if not runtime.tells_node_times:
             raise UsageError(f"{runtime} tells no time for each kernel, so {profile.id} has no latency table to fill")
         if not request.checkpoints and not request.grid:

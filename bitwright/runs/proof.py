@@ -119,9 +119,9 @@ def _png(image: NDArray[Any]) -> bytes:
 def latency(job: Job) -> None:
     """Time the engine and the float baseline in turn, each in a process of its own."""
     request = job.request
-    if job.runtime.why_not_timed is not None:
-        note(f"latency: not measured, {job.runtime.why_not_timed}")
-        job.run.finish_stage("latency", [], {NOT_RUN: job.runtime.why_not_timed})
+    if job.why_not_timed is not None:
+        note(f"latency: not measured, {job.why_not_timed}")
+        job.run.finish_stage("latency", [], {NOT_RUN: job.why_not_timed})
         return
     if _left_out(job, load_engine(job.run.path / ENGINE, 1, device=job.profile), "latency"):
         return

@@ -38,7 +38,7 @@ from bitwright.runs.sparsity import sparsity_section
 from bitwright.runs.stages import FLOAT
 from compress.layer_table import LayerTable
 from compress.plan import Plan
-from deploy.audit import Audit
+from deploy.audit import Audit, LayerAudit
 from deploy.engines import read_spec
 from deploy.environment import Environment
 from deploy.footprint import footprint
@@ -65,7 +65,7 @@ def report(job: Job) -> Report:
     spec = read_spec(run / ENGINE)
     selected = job.run.values("select")
     why_not = why_not_run(job)
-    untimed = why_not or job.runtime.why_not_timed
+    untimed = why_not or job.why_not_timed
     timed = None if untimed else load_latency(run)
     quality = None if why_not else _quality(job)
     limit = job.request.max_drop
@@ -106,12 +106,19 @@ def report(job: Job) -> Report:
         warnings=tuple(_warnings(job, timed)),
         environment=(Environment.record() if timed is None else timed.environment).model_dump(mode="json"),
         command=tuple(job.request.command()),
-        next_command=f"bitwright verify {run}" if untimed else f"bitwright measure {run} --threads 2",
+        next_command=_next_command(job, untimed),
     )
     write_text(run / REPORT, result.to_json())
     write_html(result, run)
     job.run.finish_stage("report", [REPORT, "report.html"], {})
     return result
+
+
+def _next_command(job: Job, untimed: str | None) -> str:
+    run = job.run.path
+    if job.why_foreign and not job.runtime.why_not_timed:
+        return f"bitwright measure {run} --on ssh://USER@HOST"
+    return f"bitwright verify {run}" if untimed else f"bitwright measure {run} --threads 2"
 
 
 def _reached(limit: float | None, quality: Quality | None) -> bool | None:
@@ -203,7 +210,7 @@ def _stages(gpu: GpuSummary) -> GpuStages:
 def audit_section(audited: Audit) -> AuditResult:
     """The audit in the report's form."""
     layers = tuple(
-        AuditedLayer(layer=a.layer, planned=a.planned, executed=a.executed, kernel=a.kernel or None)
+        AuditedLayer(layer=a.layer, planned=a.planned, executed=_executed(audited, a), kernel=a.kernel or None)
         for a in audited.layers
     )
     mismatches = tuple(
@@ -211,6 +218,10 @@ def audit_section(audited: Audit) -> AuditResult:
         for a in audited.mismatches
     )
     return AuditResult(planned=audited.planned, executed=audited.executed, mismatches=mismatches, layers=layers)
+
+
+def _executed(audited: Audit, layer: LayerAudit) -> str | None:
+    return None if audited.unknown_because else layer.executed
 
 
 def layer_rows(
@@ -243,7 +254,7 @@ def layer_rows(
                 weight_bits=weight_bits,
                 act_bits=act_bits,
                 planned=layer.planned,
-                executed=layer.executed,
+                executed=_executed(audited, layer),
                 bitops=round(ops[row.name]),
                 sensitivity_db=sensitivity.get(row.name),
                 estimated_ms=estimate.ms if estimate else None,
@@ -269,6 +280,12 @@ def _warnings(job: Job, timed: ComparisonResult | None) -> list[str]:
         )
     elif job.runtime.why_not_timed:
         found.append(f"Nothing was timed: {job.runtime.why_not_timed}")
+    elif job.why_foreign:
+        found.append(
+            f"The engine was built for {job.profile.name} and its quality computed here; {job.why_foreign}, so what it "
+            f"executes in there and how long it takes is measured there: bitwright measure {job.run.path} --on "
+            f"ssh://USER@HOST, or by hand: bitwright bundle {job.run.path} --out FILE"
+        )
     for layer in job.run.values("engine")["without_kernel"]:
         found.append(f"{layer}: {job.runtime} has no {job.request.precision.kernel} for it; left in float")
     for measurement in () if timed is None else timed.measurements:

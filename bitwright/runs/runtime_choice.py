@@ -6,7 +6,7 @@ from bitwright.foundation.errors import MissingPackageError, UsageError
 from bitwright.runs.precision import Precision, has
 from deploy.engine import Runtime
 from deploy.engines.runtime_packages import package_of, runtime_version
-from hw_profiles import DeviceKind, DeviceProfile, installed_runtimes
+from hw_profiles import DeviceKind, DeviceProfile, installed_runtimes, why_foreign
 
 RUNTIME_NAMES = {
     Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.TENSORRT: "TensorRT", Runtime.TENSORRT_RTX: "TensorRT-RTX",
@@ -19,19 +19,25 @@ _OTHERS = (Runtime.TENSORRT_RTX, Runtime.TORCH)
 _NVIDIA_INDEX = "--extra-index-url https://pypi.nvidia.com"
 
 
-def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precision = Precision.INT8) -> Runtime:
+def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precision = Precision.INT8, *,
+                   without: Runtime | None = None) -> Runtime:  # fmt: skip
     """The runtime asked for, or the first of the profile that is installed and that engines can be built for here.
 
-    Without a wish, one that executes `precision`. UsageError for one that the profile lacks, or that is installed in a
-    version that the profile does not take.
+    Without a wish, one that executes `precision` and is not `without`. UsageError for one that the profile lacks, or
+    that is installed in a version that the profile does not take. torch compiles for the processor that it runs on, so
+    it builds nothing for one of another architecture.
     """
-    known = {r.value for r in Runtime}
+    known = {r.value for r in Runtime if r is not without}
+    foreign = why_foreign(profile) is not None
+    if foreign:
+        known.discard(Runtime.TORCH.value)
     supported = [r.engine.value for r in profile.runtimes if r.engine.value in known]
     if not supported:
         engines = ", ".join(r.engine.value for r in profile.runtimes) or "none"
         raise UsageError(f"{profile.id} runs {engines}; engines can be built for {', '.join(sorted(known))} only")
     if wanted is not None and wanted not in supported:
-        raise UsageError(f"{profile.id} has no runtime {wanted!r}; it has {', '.join(supported)}")
+        built = " that builds engines for it here" if foreign else ""
+        raise UsageError(f"{profile.id} has no runtime {wanted!r}{built}; it has {', '.join(supported)}")
     able = [engine for engine in supported if has(profile, precision, engine)] or supported
     installed = installed_runtimes()
     present = [engine for engine in able if installed.get(engine)]

@@ -15,6 +15,7 @@ from bitwright.runs.built import build_audited, engine_files, files_of, shapes_o
 from bitwright.runs.job import BALANCED, FIRST_STAGE, SPARSE, Job
 from bitwright.runs.precision import Precision
 from bitwright.runs.runtime_choice import baseline_runtime, require_installed
+from bitwright.runs.settled import settle_runtime
 from bitwright.runs.sparsity import PACKED, sparse_facts
 from compress.balancing import balance
 from compress.bias_correction import correct_biases
@@ -53,6 +54,7 @@ def float_baseline(job: Job) -> None:
     # A runtime that is not installed is told now, not when hours of calibration and training are done.
     require_installed(job.profile, job.runtime, job.request.precision)
     export_float(job.original, job.example, job.float_onnx)
+    settle_runtime(job)
     _build_baseline(job)
     job.run.finish_stage(FIRST_STAGE, baseline_files(job.run.path), {"runtime": job.runtime.value})
 

@@ -11,7 +11,7 @@ from bitwright.foundation.files import sha256_file
 from bitwright.runs.built import ENGINE, ONNX
 from bitwright.runs.float_part import agreement
 from bitwright.runs.reopen import compressed_network, reopened, request_of
-from deploy.audit import Audit, audit
+from deploy.audit import Audit, audit, unaudited
 from deploy.engines import load_engine, read_spec
 from deploy.verify import VerifyReport
 
@@ -28,9 +28,13 @@ class VerifySummary(BaseModel):
     def lines(self) -> tuple[str, ...]:
         """The result in words."""
         executed = ", ".join(f"{count} {precision}" for precision, count in self.audit.executed.items())
+        if self.audit.unknown_because is not None:
+            told = f"executed precision not audited: {self.audit.unknown_because}"
+        else:
+            told = f"executed as planned: {executed} ({self.audit.runtime} {self.audit.runtime_version})"
         result = self.comparison
         return (
-            f"executed as planned: {executed} ({self.audit.runtime} {self.audit.runtime_version})",
+            told,
             f"{result.metric}: engine {result.engine.mean:.3f} {result.unit}, torch {result.torch.mean:.3f}, "
             f"gap {result.gap:+.3f} (tolerance {result.tolerance:g})",
             f"outputs differ by {result.mean_difference:.3g} on average, {result.max_difference:.3g} at most",
@@ -49,7 +53,10 @@ def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
         model = compressed_network(job)
         _require_stamped(run / ENGINE)
         engine = load_engine(run / ENGINE, job.cores, device=job.profile)
-        audited = audit(engine, run / ONNX, model.plan)
+        if job.why_foreign is None:
+            audited = audit(engine, run / ONNX, model.plan)
+        else:
+            audited = unaudited(job.runtime, engine.spec.runtime_version, model.plan, job.why_foreign)
         audited.require()
         samples = job.eval_samples if eval_data is None else job.loaded.workload.samples(eval_data)
         comparison = agreement(model, engine, samples, job.loaded.workload, tolerance)

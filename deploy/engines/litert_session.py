@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,20 @@ class LiteRtSession:
             raise UsageError(f"LiteRT cannot run {x.dtype} {list(x.shape)}: {reason(error)}") from error
         output: np.ndarray = self.interpreter.get_tensor(self._made)
         return output
+
+    def write_executed(self, path: Path) -> None:
+        """Write the operators that the runtime executes, and the tensors that they read and make, to `path` as JSON."""
+        operators: list[dict[str, object]] = []
+        used: set[int] = set()
+        for found in self.interpreter._get_ops_details():
+            ends = {side: [int(tensor) for tensor in found[side] if tensor >= 0] for side in ("inputs", "outputs")}
+            operators.append({"index": int(found["index"]), "op_name": str(found["op_name"]), **ends})
+            used.update(*ends.values())
+        tensors = {}
+        for tensor in sorted(used):
+            found = self.interpreter._get_tensor_details(tensor, 0)
+            tensors[tensor] = {"name": str(found["name"]), "dtype": np.dtype(found["dtype"]).name}
+        path.write_text(json.dumps({"operators": operators, "tensors": tensors}), encoding="utf-8")
 
 
 def reason(error: Exception) -> str:

@@ -44,24 +44,11 @@ class OnnxRuntimeEngine(Engine):
         """The nodes of the graph that ONNX Runtime writes out after optimising under the options of this session."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimized.onnx"
-            self._open(path)
-            graph = onnx.load(path).graph
-        return self._nodes(graph)
+            self._session.write_executed(path)
+            return self._nodes(onnx.load(path).graph)
 
     def _nodes(self, graph: onnx.GraphProto) -> tuple[ExecutedNode, ...]:
-        exported = ExportedGraph.read(self.folder / self.spec.artefact)
-        types = _tensor_types(graph)
-        origins = _settle([_origins(node, exported) for node in graph.node], exported)
-        return tuple(
-            ExecutedNode(
-                name=node.name or node.output[0],
-                op=node.op_type,
-                precision=_precision(node, types),
-                kernel=f"{node.domain or 'ai.onnx'}.{node.op_type}",
-                origins=found,
-            )
-            for node, found in zip(graph.node, origins, strict=True)
-        )
+        return nodes_of(graph, ExportedGraph.read(self.folder / self.spec.artefact))
 
     def time_calls(self, x: np.ndarray, *, warm_up: int, runs: int, blocks: int) -> CallTimes:
         """Time each call by the session's own profiler, which has a resolution of a microsecond."""
@@ -85,6 +72,22 @@ class OnnxRuntimeEngine(Engine):
             calls=calls,
             blocks_ms=tuple(tuple(float(np.mean(events[c.name].ms[span])) for c in calls) for span in spans),
         )
+
+
+def nodes_of(graph: onnx.GraphProto, exported: ExportedGraph) -> tuple[ExecutedNode, ...]:
+    """The nodes of a graph that ONNX Runtime has optimised, here or elsewhere, from the exported one."""
+    types = _tensor_types(graph)
+    origins = _settle([_origins(node, exported) for node in graph.node], exported)
+    return tuple(
+        ExecutedNode(
+            name=node.name or node.output[0],
+            op=node.op_type,
+            precision=_precision(node, types),
+            kernel=f"{node.domain or 'ai.onnx'}.{node.op_type}",
+            origins=found,
+        )
+        for node, found in zip(graph.node, origins, strict=True)
+    )
 
 
 def _tensor_types(graph: onnx.GraphProto) -> dict[str, int]:

@@ -42,6 +42,7 @@ class OnnxRuntimeSession:
             raise UsageError(
                 f"ONNX Runtime has no {float_precision} kernels on the CPU; use fp32, or the openvino runtime"
             )
+        self._path, self._threads = path, threads
         runtime = import_runtime(Runtime.ONNXRUNTIME)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -72,6 +73,10 @@ class OnnxRuntimeSession:
         except self._errors as error:
             raise UsageError(f"ONNX Runtime cannot run {x.dtype} {list(x.shape)}: {_first_line(error)}") from error
         return output
+
+    def write_executed(self, path: Path) -> None:
+        """Write the graph that the runtime executes, as it optimises the file under the same options, to `path`."""
+        OnnxRuntimeSession(self._path, self._threads, optimized=path)
 
     def end_profiling(self) -> Path:
         """Stop the profiler; returns the file with its events."""

@@ -148,7 +148,7 @@ def measure(
         if energy_seconds:
             untimed = {name: subject.run_untimed for name, subject in by_name.items()}
             energy = Energy.model_validate(energy_pass(rails, untimed, energy_seconds))
-        noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, heat_before, heat_after)
+        noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, (heat_before, heat_after))
         measurements = tuple(
             _finish(subject, threads, tuple(percentiles), noise, environment.fingerprint) for subject in subjects
         )

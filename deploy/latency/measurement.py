@@ -194,13 +194,16 @@ class Measurement(_Record):
 
 
 def noise_of(
-    foreign_before: float, foreign_during: float, max_foreign_cores: float, heat_before: Heat, heat_after: Heat
+    foreign_before: float, foreign_during: float, max_foreign_cores: float, heats: Sequence[Heat]
 ) -> tuple[Noise, ...]:
-    """What disturbed a whole session: more than `max_foreign_cores` busy with other work, or a clock held back."""
+    """What disturbed a measurement: more than `max_foreign_cores` busy with other work, or a clock held back.
+
+    `heats`: in order, when each of its sessions began, and when the last one ended.
+    """
     found = {
         Noise.FOREIGN_LOAD_BEFORE: foreign_before > max_foreign_cores,
         Noise.FOREIGN_LOAD_DURING: foreign_during > max_foreign_cores,
-        Noise.THROTTLED: heat_before.throttled_until(heat_after),
+        Noise.THROTTLED: any(before.throttled_until(after) for before, after in pairwise(heats)),
     }
     return tuple(noise for noise, seen in found.items() if seen)
 

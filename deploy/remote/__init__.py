@@ -3,6 +3,7 @@
 from deploy.remote.adb import AdbAddress, AdbTransport
 from deploy.remote.addresses import transport_to
 from deploy.remote.bundle import is_bundle, write_bundle
+from deploy.remote.executed import audit_elsewhere
 from deploy.remote.manifest import Manifest, Protocol
 from deploy.remote.measuring import FarBundle
 from deploy.remote.results import Results
@@ -19,6 +20,7 @@ __all__ = [
     "SshAddress",
     "SshTransport",
     "Transport",
+    "audit_elsewhere",
     "is_bundle",
     "transport_to",
     "write_bundle",

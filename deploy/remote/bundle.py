@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from bitwright.foundation import files as foundation_files
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import track
+from deploy.engine import EngineSpec
 from deploy.engines import load_engine, read_spec
-from deploy.engines.sessions import SESSIONS
+from deploy.engines.sessions import EXECUTED_SUFFIX, SESSIONS
 from deploy.latency import Candidate
+from deploy.onnx_plan import plan_of
 from deploy.remote.archive import MANIFEST
 from deploy.remote.manifest import Arm, Manifest, Protocol
 
@@ -96,6 +99,7 @@ def write_bundle(
             spec=spec,
             file=f"engines/{index}{Path(spec.artefact).suffix}",
             output=f"outputs/{index}.npy",
+            executed=_executed(candidate.folder, spec, index),
         )
         # One thread, so that the output, and with it the bundle, is the same each time.
         engine = load_engine(candidate.folder, 1)
@@ -113,6 +117,13 @@ def write_bundle(
     )
     _write(out, {**files, MANIFEST: manifest.to_bytes()})
     return manifest
+
+
+def _executed(folder: Path, spec: EngineSpec, index: int) -> str | None:
+    """The file for what is executed: where the runtime tells it, and there is a plan that it can be held against."""
+    suffix = EXECUTED_SUFFIX.get(spec.runtime)
+    planned = suffix is not None and plan_of(onnx.load(folder / spec.onnx, load_external_data=False)) is not None
+    return f"executed-{index}{suffix}" if planned else None
 
 
 def is_bundle(path: Path) -> bool:

@@ -33,12 +33,16 @@ class Protocol(_Part):
 
 
 class Arm(_Part):
-    """One engine of a bundle: its artefact, and its output on the input where it was bundled (.npy)."""
+    """One engine of a bundle: its artefact, and its output on the input where it was bundled (.npy).
+
+    `executed`: the file in which its runner tells what the runtime executes there; None where that is not asked for.
+    """
 
     name: str
     spec: EngineSpec
     file: str
     output: str
+    executed: str | None = Field(default=None, exclude_if=lambda name: name is None)
 
 
 class Manifest(_Part):

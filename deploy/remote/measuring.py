@@ -54,6 +54,8 @@ class FarBundle:
     def measure(self, target: Path) -> None:
         """Measure there, or go on with what was begun there, and write the samples to the file `target` here.
 
+        What the runtime was seen to execute there comes with it, in files beside it.
+
         Raises DeviceError where the machine cannot be reached or the connection drops: the runner goes on there, and
         the next call takes up what it has measured. Errors of the runner come as they would here, with the machine's
         name.
@@ -74,10 +76,15 @@ class FarBundle:
                 f"{self.transport.name}: the runner was killed there by signal {ended.code - _SIGNALLED}; {_KEPT}"
             )
         self._require(ended, "the runner")
+        self._fetch(SAMPLES, target)
+        for arm in self.manifest.arms:
+            if arm.executed is not None:
+                self._fetch(arm.executed, target.parent / arm.executed)
+
+    def _fetch(self, name: str, target: Path) -> None:
         with target.open("wb") as handle:
-            received = _Limited(handle)
-            ended = self._do("send", f"{self.place}/{_RESULTS}/{SAMPLES}", sink=received)
-        self._require(ended, "fetching the samples")
+            ended = self._do("send", f"{self.place}/{_RESULTS}/{name}", sink=_Limited(handle))
+        self._require(ended, f"fetching {name}")
 
     def remove(self) -> None:
         """Remove what lies there of this bundle, so that the next call measures anew."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bitwright.foundation.errors import UsageError
+from bitwright.foundation.files import sha256_file
 from deploy.latency.comparison import ComparisonResult, Elsewhere
 from deploy.latency.measurement import measurement_of, noise_of
 from deploy.latency.rounds import MIN_ROUNDS, SETTLE_RUNS, Samples
@@ -84,7 +85,8 @@ class Results:
         foreign_before = max(ready.foreign_cores for ready in starts)
         foreign_during = sum(e.foreign_cores * e.seconds for e in ends) / max(sum(e.seconds for e in ends), 1e-9)
         quiet = protocol.gate.max_foreign_share * environment.logical_cores
-        noise = noise_of(foreign_before, foreign_during, quiet, heat_before, self.end.heat)
+        heats = [*(ready.heat for ready in starts), self.end.heat]
+        noise = noise_of(foreign_before, foreign_during, quiet, heats)
         samples = {arm.name: Samples(arm.name) for arm in manifest.arms}
         for record in self.rounds:
             for name, block in record.blocks.items():
@@ -136,6 +138,24 @@ class Results:
             ),
             environment=environment,
         )
+
+    def executed(self, manifest: Manifest) -> dict[str, Path]:
+        """By engine, the file that tells what its runtime executed there; those that were not brought are left out.
+
+        UsageError for a file that is not as the runner wrote it.
+        """
+        found = {}
+        for arm in manifest.arms:
+            expected = self.end.arms[arm.name].executed
+            if arm.executed is None or expected is None:
+                continue
+            file = self.path.with_name(arm.executed)
+            if not file.is_file():
+                continue
+            if file.stat().st_size > LARGEST_BYTES or sha256_file(file) != expected:
+                raise UsageError(f"{file} is not as its runner wrote it; copy it again")
+            found[arm.name] = file
+        return found
 
     def _check(self, manifest: Manifest) -> None:
         names = sorted(arm.name for arm in manifest.arms)

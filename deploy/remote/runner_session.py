@@ -119,6 +119,12 @@ def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[
         if rails:
             untimed = {name: arm.run_untimed for name, arm in arms.items()}
             ended["energy"] = energy_pass(rails, untimed, protocol["energy_seconds"])
+        for arm in archive.manifest["arms"]:
+            if arm.get("executed"):
+                # Loading a network a second time takes memory and heat, so it comes after all that is measured.
+                file = folder / arm["executed"]
+                told[arm["name"]] |= arms[arm["name"]].worker.ask("executed", file=str(file))
+                file.replace(log.path.parent / file.name)
         log.end(ended)
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bitwright.foundation.errors import BitwrightError, VerificationError
+from bitwright.foundation.files import sha256_file
 from deploy.latency.child_process import serve
 from deploy.latency.timing import TimedNetwork, process_memory, usable_cores
 from deploy.runtimes import FloatPrecision, Runtime
+
+if TYPE_CHECKING:
+    from deploy.engines.sessions import Session
 
 Message = dict[str, Any]
 
@@ -26,7 +29,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._network: TimedNetwork | None = None
-        self._run: Callable[[np.ndarray], np.ndarray] | None = None
+        self._session: Session | None = None
         self._x = np.empty(0, np.float32)
 
     @property
@@ -34,6 +37,12 @@ class _Worker:
         if self._network is None:
             raise VerificationError("no engine is loaded; send 'load' first")
         return self._network
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            raise VerificationError("no engine is loaded; send 'load' first")
+        return self._session
 
     def load(self, command: Message) -> Message:
         """Load the engine, read the input and run it once."""
@@ -52,8 +61,8 @@ class _Worker:
             shape=None if shape is None else tuple(shape),
         )
         loaded = time.perf_counter_ns()
-        self._run, self._x = session.run, np.ascontiguousarray(np.load(command["input"], allow_pickle=False))
-        self._network = TimedNetwork(self._run, self._x)
+        self._session, self._x = session, np.ascontiguousarray(np.load(command["input"], allow_pickle=False))
+        self._network = TimedNetwork(session.run, self._x)
         first = self._network.time(1)
         return {
             "import_ms": (imported - start) / 1e6,
@@ -77,10 +86,18 @@ class _Worker:
         """Facts about this process, and how far the output is from the one where the engine was bundled."""
         # The peak is read first: comparing takes memory that the engine does not need.
         facts: Message = {"peak_rss_bytes": process_memory("VmHWM"), "affinity": usable_cores()}
-        if self._run is None:
-            raise VerificationError("no engine is loaded; send 'load' first")
         expected = np.load(command["output"], allow_pickle=False)
-        return facts | {"output_difference": _difference(self._run(self._x), expected)}
+        return facts | {"output_difference": _difference(self.session.run(self._x), expected)}
+
+    def executed(self, command: Message) -> Message:
+        """Write what the runtime executes to a file; its hash."""
+        from deploy.engines.sessions import TellsExecuted
+
+        if not isinstance(self.session, TellsExecuted):
+            raise VerificationError("this runtime does not tell what it executes")
+        path = Path(command["file"])
+        self.session.write_executed(path)
+        return {"executed": sha256_file(path)}
 
     def exit(self, command: Message) -> Message:
         """The last answer."""
@@ -99,7 +116,8 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 def main(reply_fd: int) -> None:
     """Serve commands until 'exit' or the end of stdin."""
     worker = _Worker()
-    commands = {"load": worker.load, "warm_up": worker.warm_up, "run": worker.run, "info": worker.info}
+    commands = {"load": worker.load, "warm_up": worker.warm_up, "run": worker.run, "info": worker.info,
+                "executed": worker.executed}  # fmt: skip
 
     def answer(line: str) -> tuple[str, bool]:
         command = json.loads(line)

@@ -21,12 +21,12 @@ _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%
 _SAFE = (
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",
+    "VerifyHostKeyDNS=no",
     "NoHostAuthenticationForLocalhost=no",
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",
     "PermitLocalCommand=no",
-    "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
 )
 """Options that no configuration file overrides: never ask, never accept an unknown host, notice a dead connection."""
@@ -67,11 +67,16 @@ class SshAddress:
 
 
 class SshTransport(Transport):
-    """A machine behind an SSH server. `config`: a configuration file in place of the user's (ssh -F)."""
+    """A machine behind an SSH server. `config`: a configuration file in place of the user's (ssh -F).
+
+    `alive_seconds`: how often a silent server is asked for a sign of life; the connection ends after three without one.
+    """
 
     default_folder = ".cache/bitwright"
 
-    def __init__(self, address: SshAddress, config: Path | None = None, connect_seconds: int = 15) -> None:
+    def __init__(
+        self, address: SshAddress, config: Path | None = None, connect_seconds: int = 15, alive_seconds: int = 10
+    ) -> None:
         """MissingPackageError where no OpenSSH client is installed, UsageError where `config` is no file."""
         client = shutil.which("ssh")
         if client is None:
@@ -79,7 +84,7 @@ class SshTransport(Transport):
         if config is not None and not config.is_file():
             raise UsageError(f"{config} is not a file; give a configuration file of ssh")
         self._address = address
-        options = [*_SAFE, f"ConnectTimeout={connect_seconds}"]
+        options = [*_SAFE, f"ServerAliveInterval={alive_seconds}", f"ConnectTimeout={connect_seconds}"]
         self._command = [client, "-T", *(word for option in options for word in ("-o", option))]
         self._command += [] if config is None else ["-F", str(config)]
         self._command += [] if address.port is None else ["-p", str(address.port)]

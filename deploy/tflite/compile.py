@@ -39,6 +39,7 @@ OPERATORS: dict[str, Lower] = {
     "Concat": movement.concatenation,
     "Split": movement.split,
     "Slice": movement.cut,
+    "Gather": movement.gather,
     "Pad": movement.pad,
     "DepthToSpace": movement.depth_to_space,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), movement.reshape),

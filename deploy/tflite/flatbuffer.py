@@ -20,7 +20,7 @@ _INT8_VERSIONS = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 4, "ADD": 2, "SUB": 2, "MUL": 2,
     "CONCATENATION": 2, "MAX_POOL_2D": 2, "AVERAGE_POOL_2D": 2, "MEAN": 2, "LEAKY_RELU": 2, "LOGISTIC": 2, "TANH": 2,
     "PAD": 2, "RESHAPE": 1, "TRANSPOSE": 2, "DEPTH_TO_SPACE": 2, "STRIDED_SLICE": 2, "RESIZE_NEAREST_NEIGHBOR": 3,
-    "RELU": 2, "QUANTIZE": 2, "DEQUANTIZE": 2,
+    "RELU": 2, "QUANTIZE": 2, "DEQUANTIZE": 2, "GATHER": 2,
 }  # fmt: skip
 _FLOAT_VERSIONS = {"TRANSPOSE_CONV": 3, "RESIZE_BILINEAR": 3, "RESIZE_NEAREST_NEIGHBOR": 3}
 """Versions of operators as the format's own converter writes them; 1 for those that are not listed."""

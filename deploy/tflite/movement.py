@@ -88,6 +88,20 @@ def _cut(low: Lowering, node: onnx.NodeProto, x: Value, output: str, kept: dict[
     low.put(output, shape, low.emit("SLICE", [source, *ends], node_key(node), shape, quant, "SliceOptions"), quant)
 
 
+def gather(low: Lowering, node: onnx.NodeProto) -> None:
+    """Gather with a constant row of indices, such as what repeats channels."""
+    x = low.value(node)
+    given, axis = low.constants.get(node.input[1]), _axis(node, x)
+    if given is None or given.ndim != 1:
+        raise unsupported(node, "its indices are not one constant row")
+    source, quant = low.either(x)
+    shape = list(x.shape)
+    indices = low.sizes(f"{node.output[0]}.indices", (given % shape[axis]).tolist())
+    shape[axis] = given.size
+    made = low.emit("GATHER", [source, indices], node_key(node), shape, quant, "GatherOptions", axis=axis)
+    low.put(node.output[0], shape, made, quant)
+
+
 def pad(low: Lowering, node: onnx.NodeProto) -> None:
     """Pad with zeros, by constant amounts; of integers, with what stands for zero."""
     x = low.value(node)

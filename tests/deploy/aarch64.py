@@ -14,13 +14,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(os.environ.get("BITWRIGHT_AARCH64", Path(__file__).resolve().parents[2] / ".aarch64"))
 EMULATOR = "qemu-aarch64-static"
 SYSTEM = (
     "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libssl3", "libffi8", "libbz2-1.0", "liblzma5",
     "libcrypt1", "libuuid1", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib",
 )  # fmt: skip
-WHEELS = ("numpy", "onnxruntime", "openvino", "flatbuffers", "protobuf", "packaging")
+WHEELS = ("numpy", "onnxruntime", "openvino", "ai-edge-litert", "flatbuffers", "protobuf", "packaging")
 TAGS = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 27, 28, 31, 34, 35))
 CPUINFO = """processor\t: 0
 Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
@@ -40,6 +42,14 @@ def arm_python() -> Path | None:
     """The interpreter, which is started as any other; None where it was not made or there is no emulator."""
     python = FOLDER / "python3"
     return python if python.is_file() and shutil.which(EMULATOR) else None
+
+
+def require_arm(*packages: str) -> Path:
+    """The interpreter; skips the test where it was not made, or before these packages belonged to it."""
+    python = arm_python()
+    if python is None or not all((FOLDER / "site" / package).is_dir() for package in packages):
+        pytest.skip("there is no such Arm machine: python tests/deploy/aarch64.py makes one")
+    return python
 
 
 def make(folder: Path) -> None:
@@ -68,7 +78,11 @@ def make(folder: Path) -> None:
         f'"{root}/usr/bin/python3.11" "$@"\n'
     )
     python.chmod(0o755)
-    _run(str(python), "-c", "import onnxruntime, openvino, platform; assert platform.machine() == 'aarch64'")
+    _run(
+        str(python),
+        "-c",
+        "import ai_edge_litert.interpreter, onnxruntime, openvino, platform; assert platform.machine() == 'aarch64'",
+    )
 
 
 def _write_system_files(root: Path) -> None:

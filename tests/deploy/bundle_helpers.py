@@ -40,29 +40,35 @@ def protocol(seconds: float = 0.05, min_samples: int = 29, energy_seconds: float
 
 
 def make_bundle(
-    folder: Path, quantized: Path, floats: Path, runtime: Runtime = Runtime.ONNXRUNTIME, **settings: float
+    folder: Path,
+    quantized: Path,
+    floats: Path,
+    runtime: Runtime = Runtime.ONNXRUNTIME,
+    x: np.ndarray | None = None,
+    **settings: float,
 ) -> Bundle:
-    """Engines of both files for `runtime`, and of the float one for ONNX Runtime, on one input of noise."""
+    """Engines of the quantised file for `runtime`, and of the float one for ONNX Runtime, on `x` or on noise."""
     candidates = [Candidate("engine", folder / "engine"), Candidate("float", folder / "float")]
     for candidate, source, engine in (
         (candidates[0], quantized, runtime),
         (candidates[1], floats, Runtime.ONNXRUNTIME),
     ):
         if not candidate.folder.exists():
-            shape = SHAPE if engine is Runtime.OPENVINO else None
+            shape = (SHAPE if x is None else x.shape) if engine is Runtime.OPENVINO else None
             build_engine(source, candidate.folder, runtime=engine, profile="any", input_shape=shape)
-    x = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
+    if x is None:
+        x = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
     file = folder / "bundle.pyz"
     return Bundle(file, write_bundle(file, candidates, x, protocol(**settings), run=folder))  # type: ignore[arg-type]
 
 
-def start(python: Path | str, file: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """Run a bundle to its end."""
+def start(python: Path | str, file: Path, out: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a bundle to its end, within `seconds`."""
     return subprocess.run(
         [str(python), str(file), "--out", str(out)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=seconds,
         check=False,
         env=clean_environment(),
         cwd="/",

@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.deploy.sshd_machine import sshd_command
+
 HOSTILE = 'a b;touch pwned&$(touch pwned)`touch pwned` it\'s "quoted" *\nünï'
 """A file name that does harm wherever it is not handled as a name."""
 
@@ -47,12 +49,17 @@ def clean_environment() -> dict[str, str]:
 
 @dataclass
 class SshServer:
-    """A real SSH server on loopback. `config`: the client's configuration with its key and the hosts that it knows."""
+    """A real SSH server on loopback. `config`: the client's configuration with its key and the hosts that it knows.
+
+    `program`: what it says that it is. `apart`: it has mounts of its own.
+    """
 
     process: subprocess.Popen[bytes]
     port: int
     user: str
     folder: Path
+    program: str
+    apart: bool
 
     @property
     def config(self) -> Path:
@@ -68,6 +75,17 @@ class SshServer:
         path = self.folder / name
         path.write_text("\n".join([*(f"{key} {value}" for key, value in changes.items()), *lines]) + "\n")
         return path
+
+    def behind(self, port: int) -> Path:
+        """The client's configuration for the server where it answers at another port."""
+        name = f"known_hosts_{port}"
+        known = (self.folder / "known_hosts").read_text().replace(f":{self.port} ", f":{port} ")
+        (self.folder / name).write_text(known)
+        return self.other_config(f"config_{port}", UserKnownHostsFile=str(self.folder / name))
+
+    def there(self, *words: str) -> list[str]:
+        """A command that works on the file systems that the server sees."""
+        return ["nsenter", "-t", str(self.process.pid), "-m", *words] if self.apart else list(words)
 
     def keygen(self, name: str) -> Path:
         """A new key pair."""
@@ -86,7 +104,7 @@ def keygen(folder: Path, name: str) -> Path:
 
 
 def start_server(folder: Path) -> SshServer:
-    """OpenSSH's server where it is installed and can run, else asyncssh's; skips where neither or no client is."""
+    """OpenSSH's server, the installed or the fetched one, else asyncssh's; skips where none, or no client, is there."""
     for program in ("ssh", "ssh-keygen"):
         if shutil.which(program) is None:
             pytest.skip(f"no OpenSSH client is installed: {program} is missing")
@@ -96,9 +114,12 @@ def start_server(folder: Path) -> SshServer:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     user = psutil.Process().username()
-    sshd = _usable_sshd()
-    if sshd is not None:
-        command = [sshd, "-D", "-e", "-f", str(_sshd_config(folder, host, port))]
+    words = ("-D", "-e", "-f", str(_sshd_config(folder, host, port)))
+    installed, fetched = _usable_sshd(), sshd_command(*words)
+    if installed is not None:
+        command = [installed, *words]
+    elif fetched is not None:
+        command = fetched
     elif importlib.util.find_spec("asyncssh") is not None:
         command = [sys.executable, str(Path(__file__).with_name("asyncssh_server.py")), str(folder), str(port)]
     else:
@@ -112,8 +133,17 @@ def start_server(folder: Path) -> SshServer:
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=log)
     log.close()
-    _await_port(process, port, folder / "server.log")
-    return SshServer(process, port, user, folder)
+    program = _await_banner(process, port, folder / "server.log")
+    return SshServer(process, port, user, folder, program, apart=command is fetched)
+
+
+def ssh_server() -> str:
+    """Which server `start_server` starts, in words."""
+    if _usable_sshd() is not None:
+        return "OpenSSH's, as it is installed"
+    if sshd_command() is not None:
+        return "OpenSSH's, fetched for tests"
+    return "asyncssh's; python tests/deploy/sshd_machine.py fetches OpenSSH's"
 
 
 def _usable_sshd() -> str | None:
@@ -136,11 +166,14 @@ def _sshd_config(folder: Path, host: Path, port: int) -> Path:
     return path
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await_banner(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
+    """Wait until the server answers; returns its name as it tells it."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            banner = connection.makefile("rb").readline().decode(errors="replace").strip()
+            if banner.startswith("SSH-2.0-"):
+                return banner.removeprefix("SSH-2.0-")
         if process.poll() is not None:
             break
         time.sleep(0.05)

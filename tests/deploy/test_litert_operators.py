@@ -48,6 +48,19 @@ def test_a_convolution_with_another_reader_keeps_its_order(tmp_path: Path) -> No
     np.testing.assert_allclose(run_litert(path, x), reference(path, x), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("axis", [1, 2, -1])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_values_are_picked_by_constant_indices(axis: int, quantized: bool, tmp_path: Path) -> None:
+    sketch = Sketch()
+    made = sketch.conv("input", "first", 3)
+    source = sketch.quantised(made, "first.q") if quantized else made
+    indices = sketch.constant("indices", np.asarray([0, 0, 3, -1, 2]))
+    path = tmp_path / "net.onnx"
+    onnx.save(sketch.file(sketch.node("Gather", [source, indices], "picked", axis=axis)), path)
+    x = sample(8, 9).numpy()
+    np.testing.assert_allclose(run_litert(path, x), reference(path, x), atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("op", "attributes", "says"),
     [

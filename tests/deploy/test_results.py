@@ -158,6 +158,28 @@ def test_what_is_no_log_is_refused_by_name(tmp_path: Path, content: bytes) -> No
         Results.read(tmp_path)
 
 
+def test_a_machine_that_throttled_in_a_session_that_was_cut_short_is_stamped(
+    samples: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    records = records_of(samples)
+    again = {**records[1], "heat": {**records[1]["heat"]}}
+    # Another session from the fourth round on; the machine was started anew before it, and its count with it.
+    records.insert(5, again)
+    for record, events in ((records[1], 7), (again, 0), (records[-1], 0)):
+        record["heat"]["throttle_events"] = events
+    quiet = Results.read(sealed(tmp_path / "quiet.jsonl", records)).comparison(bundle.manifest)
+    assert quiet.elsewhere is not None
+    assert quiet.elsewhere.sessions == 2
+    assert all(Noise.THROTTLED not in m.noise for m in quiet.measurements)
+    records[-1]["heat"]["throttle_events"] = 2
+    warm = Results.read(sealed(tmp_path / "warm.jsonl", records)).comparison(bundle.manifest)
+    assert all(Noise.THROTTLED in m.noise for m in warm.measurements), "fewer than at first, but since the new start"
+    records[-1]["heat"]["throttle_events"] = 0
+    again["heat"]["held_back"] = True
+    held = Results.read(sealed(tmp_path / "held.jsonl", records)).comparison(bundle.manifest)
+    assert all(Noise.THROTTLED in m.noise for m in held.measurements)
+
+
 def test_a_throttled_machine_and_a_busy_one_are_stamped(samples: Path, bundle: Bundle, tmp_path: Path) -> None:
     records = records_of(samples)
     records[1]["heat"]["throttle_events"], records[-1]["heat"]["throttle_events"] = 3, 4

@@ -107,22 +107,22 @@ def test_a_missing_runtime_is_told_with_the_machine_s_name(
 
 
 def test_a_full_disk_there_is_told_and_the_rest_is_sent_later(
-    transport: SshTransport, bundle: Bundle, tmp_path: Path
+    server: SshServer, transport: SshTransport, bundle: Bundle, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+    if subprocess.run(server.there(*mount), capture_output=True, check=False).returncode != 0:
         pytest.skip("a small file system cannot be mounted here")
     try:
         machine = far(transport, bundle, disk)
         with pytest.raises(DeviceError, match=r"copying the bundle failed: .*No space left on device"):
             machine.measure(tmp_path / "samples")
-        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        subprocess.run(server.there("mount", "-o", "remount,size=8m", str(disk)), check=True)
         machine.measure(tmp_path / "samples")
         assert Results.read(tmp_path / "samples").comparison(bundle.manifest).target_reached
     finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        subprocess.run(server.there("umount", "-l", str(disk)), check=True)
 
 
 def test_only_the_rest_of_a_bundle_is_sent_that_was_cut_off(

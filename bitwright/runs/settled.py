@@ -1,0 +1,26 @@
+"""Settling which runtime a job is for, once the float network is exported: LiteRT lacks some operators."""
+
+from __future__ import annotations
+
+from bitwright.foundation.errors import UsageError
+from bitwright.foundation.progress import note
+from bitwright.runs.job import Job
+from bitwright.runs.runtime_choice import choose_runtime
+from deploy.engine import Runtime
+from deploy.tflite import compile_file
+
+
+def settle_runtime(job: Job) -> None:
+    """Take the device's next runtime where LiteRT, which nobody asked for by name, lacks an operator of the network.
+
+    UsageError, before any work is done, where it was asked for or there is no other.
+    """
+    if job.runtime is not Runtime.LITERT:
+        return
+    try:
+        compile_file(job.float_onnx, (1, job.example.shape[1], *job.input_size))
+    except UsageError as error:
+        if job.request.runtime is not None:
+            raise
+        job.runtime = choose_runtime(job.profile, None, job.request.precision, without=Runtime.LITERT)
+        note(f"{error}: built for {job.runtime}")

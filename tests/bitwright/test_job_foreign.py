@@ -1,0 +1,123 @@
+"""A job for a processor of another architecture: built and computed here, neither audited nor timed here."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bitwright.runs.runtime_choice import choose_runtime
+from deploy.engine import Runtime
+from hw_profiles import installed_runtimes, load_profile
+from tests.bitwright.job_helpers import Ended, command, compress, read_json, some_photos, tiny_checkpoint
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="an Arm processor is not of another architecture here"),
+]
+PI = ("--device", "raspberry-pi-5")
+NETWORKS = """
+from torch import nn
+
+class Sum(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self.head = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Conv2d(16, 16, 3, padding=1)
+        self.tail = nn.Conv2d(16, 12, 3, padding=1)
+        self.step, self.shuffle = step, nn.PixelShuffle(2)
+
+    def forward(self, x):
+        first = self.step(self.head(x))
+        return self.shuffle(self.tail(self.step(self.body(first)) + first))
+
+def leaky():
+    return Sum(nn.LeakyReLU(0.1))
+
+def smooth():
+    return Sum(nn.Softplus())
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights of the networks of `networks.py`."""
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    sizes = {"head": (16, 3), "body": (16, 16), "tail": (12, 16)}
+    weights = {f"{name}.weight": torch.randn(out, of, 3, 3) * 0.1 for name, (out, of) in sizes.items()}
+    save_file(
+        {**weights, **{f"{n}.bias": torch.zeros(out) for n, (out, _) in sizes.items()}}, tmp_path / "net.safetensors"
+    )
+    return tmp_path / "net.safetensors"
+
+
+def job(capsys: pytest.CaptureFixture[str], data: Path, checkpoint: Path, run: Path, *more: str) -> Ended:
+    photos = run.parent / "photos"
+    if not photos.is_dir():
+        some_photos(data, photos)
+    return compress(capsys, checkpoint, photos, run, "--no-reconstruct", *PI, *more)
+
+
+@pytest.mark.parametrize("runtime", [Runtime.ONNXRUNTIME, Runtime.LITERT])
+def test_no_kernel_of_this_machine_changes_the_plan_and_no_time_of_it_is_told(
+    runtime: Runtime, data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not installed_runtimes()[runtime]:
+        pytest.skip(f"{runtime} is not installed")
+    run = tmp_path / "run"
+    ended = job(capsys, data, checkpoint, run, "--runtime", runtime, "--model", "networks:leaky")
+    assert ended.code == 0, ended.err
+    assert "latency: not measured, raspberry-pi-5 is for aarch64 processors, and this one is x86_64" in ended.err
+    report = read_json(run / "report.json")
+    # On x86, ONNX Runtime has no integer kernels for signed inputs behind a leaky ReLU.
+    assert [layer["planned"] for layer in report["layers"]] == ["int8"] * 3
+    assert [layer["executed"] for layer in report["layers"]] == [None] * 3
+    assert report["audit"]["executed"] == {}
+    assert report["audit"]["planned"] == {"int8": 3}
+    assert report["latency"] is None
+    assert report["quality"]["torch_engine_gap"] < 0.1
+    assert report["next_command"] == f"bitwright measure {run} --on ssh://USER@HOST"
+    shown = " ".join(ended.out.split())
+    assert "Executed precision not audited" in shown
+    assert "built for Raspberry Pi 5 (4 x Cortex-A76) and its quality computed here" in shown
+    assert "Executed precision was read" not in (run / "report.html").read_text()
+
+    verified = command(capsys, "verify", run)
+    assert verified.code == 0, verified.err
+    assert verified.out.startswith("executed precision not audited: raspberry-pi-5 is for aarch64 processors")
+    refused = command(capsys, "measure", run).refusal(5)
+    assert "times taken here would say nothing of it; measure there" in refused
+    assert f"bitwright measure {run} --on ssh://USER@HOST" in refused
+
+
+def test_litert_comes_first_and_onnx_runtime_where_it_lacks_an_operator(
+    data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not installed_runtimes()[Runtime.LITERT]:
+        pytest.skip("LiteRT is not installed")
+    assert choose_runtime(load_profile("raspberry-pi-5"), None) is Runtime.LITERT
+    named = job(capsys, data, checkpoint, tmp_path / "named", "--runtime", "litert", "--model", "networks:smooth")
+    assert "(Softplus): this operator has no counterpart" in named.refusal()
+    assert "rounded to nearest" not in named.err, "it is told before the work is done"
+    ended = job(capsys, data, checkpoint, tmp_path / "run", "--model", "networks:smooth")
+    assert ended.code == 0, ended.err
+    assert "(Softplus): this operator has no counterpart; choose another --runtime: built for onnxruntime" in ended.err
+    assert read_json(tmp_path / "run" / "report.json")["runtime"]["name"] == "onnxruntime"
+
+
+def test_what_only_times_engines_is_refused_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
+    why = "raspberry-pi-5 is for aarch64 processors, and this one is x86_64"
+    curve = command(capsys, "curve", checkpoint, *PI, "--data", photos, "--out", tmp_path / "curve")
+    assert f"a curve times every engine: {why}" in curve.refusal(5)
+    more = ("--runtime", "onnxruntime", "--out", tmp_path / "table.jsonl")
+    table = command(capsys, "profile", checkpoint, *PI, *more)
+    assert f"a latency table holds what the device takes: {why}" in table.refusal(5)
+    assert not (tmp_path / "table.jsonl").exists()

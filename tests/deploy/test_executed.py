@@ -1,0 +1,90 @@
+"""What a runtime executes on the machine of a bundle comes back, and is held against the plan at home."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bitwright.foundation.errors import UsageError
+from compress.compressed import CompressedModel
+from deploy.audit import Audit, audit
+from deploy.engines import load_engine
+from deploy.engines.sessions import EXECUTED_SUFFIX
+from deploy.remote import Results, audit_elsewhere
+from tests.deploy.bundle_helpers import Bundle, make_bundle, start
+from tests.deploy.runtimes import IN_BUNDLES
+
+TELL = [runtime for runtime in IN_BUNDLES if runtime in EXECUTED_SUFFIX]
+
+
+@pytest.fixture(scope="module", params=TELL)
+def bundle(
+    request: pytest.FixtureRequest, quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp(request.param), quantized_file, float_file, request.param)
+
+
+@pytest.fixture(scope="module")
+def results(bundle: Bundle) -> Results:
+    ended = start(sys.executable, bundle.file, bundle.file.parent / "out")
+    assert ended.returncode == 0, ended.stderr
+    return Results.read(bundle.file.parent / "out")
+
+
+def audit_of(file: Path, bundle: Bundle, quantized_file: Path, model: CompressedModel) -> Audit:
+    engine = bundle.file.parent / "engine"
+    return audit_elsewhere(file, engine, bundle.manifest.arms[0].spec, quantized_file, model.plan)
+
+
+def test_the_audit_of_what_came_back_is_the_audit_of_the_engine(
+    bundle: Bundle, results: Results, quantized_file: Path, model: CompressedModel
+) -> None:
+    found = results.executed(bundle.manifest)
+    assert list(found) == ["engine"], "the float network has no plan"
+    here = audit(load_engine(bundle.file.parent / "engine", 1), quantized_file, model.plan)
+    assert here.executed == {"int8": len(model.plan.layers)}
+    assert audit_of(found["engine"], bundle, quantized_file, model) == here
+
+
+def test_what_a_machine_executes_in_float_is_named(
+    bundle: Bundle, results: Results, quantized_file: Path, model: CompressedModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "other"
+    original = results.executed(bundle.manifest)["engine"]
+    if original.suffix == ".onnx":
+        graph = onnx.load(original)
+        node = next(n for n in graph.graph.node if n.op_type == "QLinearConv")
+        node.op_type, node.domain = "FusedConv", "com.microsoft"
+        kept = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+        graph.graph.value_info.append(kept)
+        onnx.save(graph, file)
+    else:
+        told = json.loads(original.read_text())
+        convolution = next(o for o in told["operators"] if o["op_name"] == "CONV_2D")
+        for tensor in (*convolution["inputs"], *convolution["outputs"]):
+            told["tensors"][str(tensor)]["dtype"] = "float32"
+        file.write_text(json.dumps(told))
+    found = audit_of(file, bundle, quantized_file, model)
+    # In LiteRT, the operator that reads what is made in float then has an input of each kind.
+    assert {m.executed for m in found.mismatches} - {"int8+fp32"} == {"fp32"}
+
+
+def test_a_file_that_was_changed_or_is_none_is_refused(
+    bundle: Bundle, results: Results, quantized_file: Path, model: CompressedModel, tmp_path: Path
+) -> None:
+    copied = tmp_path / "out"
+    shutil.copytree(results.path.parent, copied)
+    name = bundle.manifest.arms[0].executed
+    assert name is not None
+    (copied / name).write_bytes(b"\xffno graph")
+    with pytest.raises(UsageError, match=f"{name} is not as its runner wrote it"):
+        Results.read(copied).executed(bundle.manifest)
+    with pytest.raises(UsageError, match=r"is no graph of ONNX Runtime|does not tell what LiteRT executes"):
+        audit_of(copied / name, bundle, quantized_file, model)
+    (copied / name).unlink()
+    assert Results.read(copied).executed(bundle.manifest) == {}

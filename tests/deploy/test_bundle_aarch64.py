@@ -60,8 +60,8 @@ def test_emulated_times_are_marked_and_enter_no_table(bundle: Bundle, results: R
         timed_row(timed, "engine", "network", "int8")
 
 
-# Not explained yet: on crops of 24x24, RFDN in 8 bits was off by 7.6 there in OpenVINO (unsigned activations; no profile
-# of an Arm processor names it) and by 7.1 in LiteRT (signed ones).
+# Not explained yet: on crops of 24x24, RFDN in 8 bits was off by 7.6 there in OpenVINO (unsigned activations; no Arm
+# profile names it) and by 7.1 in LiteRT (signed ones).
 @pytest.mark.long
 @pytest.mark.parametrize("runtime", [runtime for runtime in IN_BUNDLES if runtime in EXECUTED_SUFFIX])
 def test_rfdn_computes_on_arm_what_it_computes_here(

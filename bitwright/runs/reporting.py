@@ -33,6 +33,7 @@ from bitwright.runs.job import Job
 from bitwright.runs.narrowing import narrowed_section
 from bitwright.runs.plan_steps import plan_steps
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, load_latency, load_quality, why_not_run
+from bitwright.runs.report_warnings import warnings_of
 from bitwright.runs.runtime_choice import RUNTIME_NAMES
 from bitwright.runs.sparsity import sparsity_section
 from bitwright.runs.stages import FLOAT
@@ -49,12 +50,6 @@ from workloads.classification.task import Classification
 from workloads.workload import Quality as MeasuredQuality
 
 REPORT = "report.json"
-
-_HELD_OUT = "quality was measured on held-out images of --data; give --eval for an independent set"
-_HELD_OUT_CLASSES = (
-    "quality was measured on held-out training images of --data, which the network may have learned, so accuracy and "
-    "drop may look better than on new images; give --eval for an independent set"
-)
 
 
 def report(job: Job) -> Report:
@@ -103,7 +98,7 @@ def report(job: Job) -> Report:
         pictures=() if why_not else tuple(Picture(**picture) for picture in load_quality(run).pictures),
         plan_search=plan_steps(job, plan),
         timings_s=job.run.timings(),
-        warnings=tuple(_warnings(job, timed)),
+        warnings=tuple(warnings_of(job, timed)),
         environment=(Environment.record() if timed is None else timed.environment).model_dump(mode="json"),
         command=tuple(job.request.command()),
         next_command=_next_command(job, untimed),
@@ -267,34 +262,6 @@ def layer_rows(
 def _dtype(precision: str) -> DType | None:
     """The type of a precision; None where weights and activations have different ones."""
     return DType(precision) if precision in {dtype.value for dtype in DType} else None
-
-
-def _warnings(job: Job, timed: ComparisonResult | None) -> list[str]:
-    found = list(job.warnings)
-    why_not = why_not_run(job)
-    if why_not:
-        run = job.run.path
-        found.append(
-            f"The engine was built for {job.profile.name} and audited, but neither run nor timed: {why_not}. "
-            f"On such a machine: bitwright verify {run}, bitwright measure {run}"
-        )
-    elif job.runtime.why_not_timed:
-        found.append(f"Nothing was timed: {job.runtime.why_not_timed}")
-    elif job.why_foreign:
-        found.append(
-            f"The engine was built for {job.profile.name} and its quality computed here; {job.why_foreign}, so what it "
-            f"executes in there and how long it takes is measured there: bitwright measure {job.run.path} --on "
-            f"ssh://USER@HOST, or by hand: bitwright bundle {job.run.path} --out FILE"
-        )
-    for layer in job.run.values("engine")["without_kernel"]:
-        found.append(f"{layer}: {job.runtime} has no {job.request.precision.kernel} for it; left in float")
-    for measurement in () if timed is None else timed.measurements:
-        found += [f"{measurement.name}: {reason.value}" for reason in measurement.noise]
-        if not measurement.steady:
-            found.append(f"{measurement.name}: latency did not become steady during warm-up")
-    if job.request.eval_data is None and not why_not:
-        found.append(_HELD_OUT_CLASSES if isinstance(job.loaded.workload, Classification) else _HELD_OUT)
-    return found
 
 
 def load_report(run: Path) -> Report:

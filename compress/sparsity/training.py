@@ -54,7 +54,10 @@ class SparseLayer:
         self.sparse = SparseWeight(weight)
         parametrize.register_parametrization(module, "weight", self.sparse)
         self.flips = self.entries = torch.zeros((), dtype=torch.int64)
-        """Weights whose mask changed at the last refresh, and those of them that came back into it."""
+        """Weights whose mask changed at the last refresh, and those of them that came back into it.
+
+        0 from the freeze on, and for the first mask, which changes nothing that was there.
+        """
 
     @property
     def master(self) -> nn.Parameter:
@@ -101,6 +104,8 @@ class SparseTraining:
             layer.sparse.set(action, whole_gradient=self.restrict is Restrict.UPDATE)
             if action.pattern is not None and self._due(layer, action, step):
                 due.setdefault(action.pattern, []).append(layer)
+            elif action.frozen:
+                layer.flips = layer.entries = torch.zeros((), dtype=torch.int64)
         for pattern, layers in due.items():
             self._refresh(layers, pattern)
         if self.method.frozen_from(self.phases) == step:
@@ -177,7 +182,8 @@ class SparseTraining:
     def _refresh(self, layers: list[SparseLayer], pattern: Sparsity) -> None:
         for name, mask in self._masks(layers, pattern).items():
             layer = self.layers[name]
-            layer.flips = torch.count_nonzero(layer.mask != mask)
+            # All ones stand where no mask was taken yet; a product, because asking would wait for the device.
+            layer.flips = torch.count_nonzero(layer.mask != mask) * ~layer.mask.all()
             layer.entries = torch.count_nonzero(mask & ~layer.mask)
             layer.mask.copy_(mask)
 

@@ -100,7 +100,9 @@ def mask_result(job: Job) -> MaskTrainingResult | None:
     path = job.run.path / DIAGNOSTICS
     if mask_settings(job) is None or not path.is_file():
         return None
-    return MaskTrainingResult.model_validate_json(path.read_bytes())
+    values = job.run.values("sparse")
+    drops = {name: values.get(name) for name in ("untrained_drop", "trained_drop")}
+    return MaskTrainingResult.model_validate_json(path.read_bytes()).model_copy(update=drops)
 
 
 def _curves(rows: tuple[Row, ...]) -> dict[str, Any]:

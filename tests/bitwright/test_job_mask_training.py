@@ -62,6 +62,19 @@ def test_the_method_that_is_asked_for_is_the_one_that_trains(data: Path, tmp_pat
     assert any(not torch.equal(v, found["ste"][n]) for n, v in found["mdgf_exponential"].items())
 
 
+def test_a_training_that_harms_does_not_replace_the_better_network(data: Path, tmp_path: Path) -> None:
+    """A rate that destroys all weights leaves the trained network at masks by magnitude, which lose more."""
+    at_once, _ = pruned_by(data, tmp_path / "one_shot", recover=24)
+    kept, told = pruned_by(data, tmp_path / "ste", recover=24, sparsity_method="ste", sparsity_rate=1.0)
+    assert told is not None
+    assert told.untrained_drop is not None
+    assert told.trained_drop is not None
+    assert told.trained_drop > told.untrained_drop
+    assert told.left_out
+    for name, value in at_once.items():
+        assert torch.equal(value, kept[name]), name
+
+
 def test_masks_that_are_taken_at_once_are_trained_under_where_a_share_is_given(data: Path, tmp_path: Path) -> None:
     at_once, _ = pruned_by(data, tmp_path / "at_once", recover=24)
     trained, told = pruned_by(data, tmp_path / "trained", recover=24, sparsity_share=0.5, sparsity_rate=1e-3)

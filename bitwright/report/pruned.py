@@ -22,7 +22,7 @@ class MaskTrainingResult(_Part):
     steps: NonNegativeInt
     best_step: NonNegativeInt = Field(description="step of the best weights; 0: those of the start")
     seconds: Annotated[float, Field(ge=0)]
-    before: float = Field(description="score of the start under its own masks: dB, or minus the KL divergence of a classifier")
+    before: float = Field(description="score of the start, hard-masked: dB, or minus the KL divergence of a classifier")
     after: float = Field(description="score of the best weights")
     untrained_drop: float | None = Field(
         default=None, description="drop of the network pruned without training, in the metric's unit; null: not told"

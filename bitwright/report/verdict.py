@@ -95,7 +95,8 @@ def _sparsity_checks(report: Report) -> list[Check]:
         told = f"Masks trained by {training.method} were left out: pruning without training lost less"
         found.append(Check(Level.WARN, told))
     elif training is not None and training.best_step == 0:
-        found.append(Check(Level.WARN, f"No step of the training of masks by {training.method} was better than its start"))
+        told = f"No step of the training of masks by {training.method} was better than its start"
+        found.append(Check(Level.WARN, told))
     if sparsity.lost:
         broken = f"Padding breaks the pattern of {len(sparsity.lost)} layers in the engine's file"
         found.append(Check(Level.WARN, broken))

@@ -14,6 +14,7 @@ from bitwright.report.pruned import MaskTrainingResult
 from bitwright.report.schema import Report
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
+from bitwright.runs.mask_rules import RESTRICTED
 from bitwright.runs.mask_training import mask_result, mask_settings
 from bitwright.runs.pruning import sparse
 from bitwright.runs.recovery import RECOVERED, recovered, settings_of
@@ -21,7 +22,8 @@ from bitwright.runs.request import CompressRequest, SparsityMethod
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
 from compress.graph import tensor
-from compress.sparsity import METHODS
+from compress.nm_pattern import Sparsity
+from compress.sparsity import METHODS, Phases
 from compress.sparsity.diagnostics_plot import PANELS
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
@@ -126,6 +128,8 @@ def test_a_whole_job_reports_its_mask_training(data: Path, tmp_path: Path, capsy
 def test_every_method_that_ends_in_a_mask_can_be_asked_for() -> None:
     assert set(get_args(SparsityMethod)) == set(METHODS) - {"dense"}
     assert set(TITLES) == set(PANELS)
+    at_once = {n for n, m in METHODS.items() if m.at(100, Phases(1000), Sparsity(n=1, m=8), 8).restricted}
+    assert set(RESTRICTED) == at_once - {"one_shot"}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,17 @@ def test_every_method_that_ends_in_a_mask_can_be_asked_for() -> None:
         ({"sparsity": "2:4", "sparsity_method": "ste"}, "give it --recover STEPS"),
         ({"sparsity": "2:4", "recover": 1, "sparsity_method": "ste"}, "at least 2"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_dense": 0.9}, "leave no step to prune in"),
+        (
+            {"sparsity": "2:4", "recover": 9, "sparsity_dense": 0.1},
+            "one_shot starts from its own",
+        ),
+        (
+            {"sparsity": "2:4", "recover": 9, "sparsity_method": "sr_ste", "sparsity_restrict": "update"},
+            "sr_ste restricts nothing",
+        ),
+        ({"sparsity": "2:4", "sparsity_search_steps": 9}, "2:4 is not searched for"),
+        ({"sparsity_search_steps": 9}, "give --sparsity too"),
+        ({"sparsity_except": "body"}, "give --sparsity too"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_method": "magic"}, "--sparsity-method"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_method": "dense"}, "--sparsity-method"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_period": 11}, "--sparsity-period"),

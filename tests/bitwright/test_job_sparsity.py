@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,8 @@ def test_what_is_no_pattern_is_refused_in_one_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 1)
-    assert "2:4" in compress(capsys, net, photos, tmp_path / "run", "--sparsity", text).refusal() or text == "4:4"
+    refusal = compress(capsys, net, photos, tmp_path / "run", "--sparsity", text).refusal()
+    assert ("leave --sparsity out" if text == "4:4" else "2:4") in refusal
 
 
 def test_the_preview_says_what_would_be_pruned(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +182,30 @@ def test_the_preview_says_what_would_be_pruned(data: Path, tmp_path: Path, capsy
     assert shown.code == 0, shown.err
     assert "  2:4" in shown.out
     assert "last layer before the output" in shown.out
+    undecided = command(capsys, *words, "--sparsity", "auto", "--dry-run")
+    assert "  auto" in undecided.out
+    assert "  2:4" not in undecided.out
+
+
+def test_layers_that_are_named_stay_dense(data: Path, tmp_path: Path) -> None:
+    net = tiny_checkpoint(tmp_path, "wide.safetensors", width=16, depth=5)
+    plain = {**tiny_request(data, tmp_path, sparsity="2:4").model_dump(), "checkpoint": net}
+    runs = count()
+
+    def decided(asked: str) -> dict[str, str]:
+        given = CompressRequest.model_validate(plain | {"sparsity_except": asked, "out": tmp_path / f"run{next(runs)}"})
+        with RunFolder.open(given) as run:
+            found = Job.open(given, run).prunable
+        return {name: decision.reason for name, decision in found.items() if decision.pattern is None}
+
+    prunable = set(decided("")) ^ set(decided("*"))
+    assert len(prunable) == 3
+    one, *others = sorted(prunable)
+    assert decided(one)[one] == "kept dense by request"
+    assert not set(others) & set(decided(one))
+    assert prunable <= set(decided(f"{others[0]}, {one[:-1]}?, {others[1]}"))
+    with pytest.raises(UsageError, match=f"no layer '{one}x'; did you mean {one}"):
+        decided(f"{one}x")
 
 
 def test_a_curve_refuses_sparsity(data: Path, tmp_path: Path) -> None:

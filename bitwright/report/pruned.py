@@ -51,6 +51,7 @@ class SparsityResult(_Part):
     zeros: Annotated[float, Field(ge=0, le=1)] = Field(description="share of zeros among all weights of layers")
     size_only: bool = Field(description="no kernel of the runtime is known to gain time from the zeros of this plan")
     effect: str = Field(description="what the zeros do in the runtime, in words")
+    warning: str = Field(default="", description="what was pruned in vain, in words")
     raw_bytes: NonNegativeInt = Field(description="ONNX file of the engine")
     deflated_bytes: NonNegativeInt = Field(description="the same, deflated")
     packed_bytes: NonNegativeInt = Field(description="packed safetensors file of the compressed network")

@@ -91,6 +91,8 @@ def _sparsity_checks(report: Report) -> list[Check]:
         f"zero; packed file {packed} of the unpacked one"
     )
     found = [Check(Level.INFO, facts), Check(Level.WARN if sparsity.size_only else Level.INFO, sparsity.effect)]
+    if sparsity.warning:
+        found.append(Check(Level.WARN, sparsity.warning))
     if (training := sparsity.training) is not None and training.left_out:
         told = f"Masks trained by {training.method} were left out: pruning without training lost less"
         found.append(Check(Level.WARN, told))

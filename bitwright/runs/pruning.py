@@ -12,6 +12,7 @@ from bitwright.runs.job import DENSE, SPARSE, Job
 from bitwright.runs.mask_training import DIAGNOSTICS, FOLDER, keep_result, mask_settings, save_patterns, train
 from bitwright.runs.patterns import assigned, check_search
 from bitwright.runs.request import AUTO
+from bitwright.runs.sparse_kernels import in_vain
 from bitwright.runs.stages import balanced_graph
 from compress.graph import save_graph
 from compress.nm_pattern import Sparsity
@@ -47,6 +48,8 @@ def sparse(job: Job) -> None:
     save_graph(moved.graph, job.run.path / DENSE)
     if job.request.sparsity in AUTO:
         patterns = assigned(job, moved.graph, patterns)
+    if warning := in_vain(job.table, job.first_plan(), job.profile.arch):
+        note(warning)
     result = prune(moved.graph, sparse_weights(moved.graph, job.table, patterns), job.calibration)
     drop = job.evaluate(job.original) - job.evaluate(result)
     values, how = dict(values), "not yet trained"

@@ -10,17 +10,14 @@ from bitwright.report.pruned import SparsityResult
 from bitwright.runs.built import ENGINE, MODEL, Built
 from bitwright.runs.job import Job
 from bitwright.runs.mask_training import mask_result
+from bitwright.runs.sparse_kernels import effect
 from compress.graph import tensor
-from compress.layer_table import LayerRow
-from compress.sparsity.eligibility import reduction_length
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.pack_model import pack_model
-from deploy.engine import SparseTactics
 from deploy.engines import read_spec
+from deploy.engines.exported_graph import ExportedGraph
 from deploy.onnx_sparsity import read_nm
-from hw_profiles import DType, Op
-from hw_profiles.sparsity_support import SIZE_ONLY, why_size_only, work_left
 
 PACKED = "packed.safetensors"
 
@@ -48,7 +45,8 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
     counts: dict[str, int] = {}
     for pattern in patterns.values():
         counts[str(pattern)] = counts.get(str(pattern), 0) + 1
-    size_only, effect = _effect(job, built)
+    nodes = ExportedGraph.read(file).layers
+    told = effect(job.table, plan, job.profile.arch, built.audit.sparse, nodes, compiled=job.runtime.compiles)
     return SparsityResult(
         asked=str(job.request.sparsity),
         layers=counts,
@@ -56,44 +54,14 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         notes={d.layer: d.warning for d in job.sparsity.values() if d.warning},
         lost=lost,
         zeros=_zeros(built),
-        size_only=size_only,
-        effect=effect,
+        size_only=told.size_only,
+        effect=told.told,
+        warning=told.warning,
         raw_bytes=file.stat().st_size,
         deflated_bytes=_deflated(file),
         packed_bytes=(job.run.path / PACKED).stat().st_size,
         unpacked_bytes=(job.run.path / MODEL).stat().st_size,
     )
-
-
-def _effect(job: Job, built: Built) -> tuple[bool, str]:
-    """Whether no kernel gains time from the zeros, and that in words."""
-    plan, features = built.model.plan, tuple(job.profile.arch.features)
-    helped = 0
-    for row in job.table.rows:
-        layer = plan.layers[row.name]
-        if layer.sparsity is not None:
-            dtype = DType.INT8 if layer.quantized else DType(plan.float_precision)
-            left = work_left(
-                plan.runtime, row.op, dtype, layer.sparsity.n, layer.sparsity.m, features=features,
-                in_channels=reduction_length(row) * row.groups, out_channels=_outputs(row),
-            )  # fmt: skip
-            helped += row.macs if left < 1 else 0
-    told = _tactics(built.audit.sparse) if job.runtime.compiles else ""
-    if not helped:
-        why = why_size_only(plan.runtime)
-        return True, f"N:M is {SIZE_ONLY} here: {plan.runtime} gains no time from zeros ({why}){told}"
-    share = 100 * helped / job.table.macs
-    return False, f"Sparse kernels exist for {share:.0f} % of the MACs; whether they help, only the latency tells{told}"
-
-
-def _tactics(sparse: SparseTactics | None) -> str:
-    if sparse is None:
-        return "; the builder told nothing of layers that it found eligible or picked"
-    return f"; the builder found {sparse.eligible} layers eligible and picked sparse kernels for {sparse.picked}"
-
-
-def _outputs(row: LayerRow) -> int:
-    return row.output_shape[-1 if row.op is Op.LINEAR else 1]
 
 
 def _zeros(built: Built) -> float:

@@ -142,7 +142,7 @@ def test_a_search_that_trains_keeps_the_budget_and_goes_on_where_it_was_stopped(
 def test_a_search_for_any_pattern_is_refused_where_kernels_want_two_of_four(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     more = {"sparsity": "sls", "device": "rtx-4090"}
-    given = tiny_request(data, tmp_path, width=256, **more)
+    given = tiny_request(data, tmp_path, width=260, **more)
     with RunFolder.open(given) as run, pytest.raises(UsageError, match="give --sparsity auto"):
         sparse(Job.open(given, run))
 

@@ -117,7 +117,9 @@ class CompressRequest(BaseModel):
         default=1, description="Steps between refreshes of moving masks."
     )
     sparsity_freeze_v: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
-        default=None, description="Step from which Adam's second moment stands, or auto: once its norm has settled."
+        default=None,
+        description="Step from which Adam's second moment stands, or auto: once its norm has settled, "
+        "after 2000 steps or more.",
     )
     sparsity_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1e-4, description="Learning rate of the mask training."

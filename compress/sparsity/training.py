@@ -135,11 +135,11 @@ class SparseTraining:
 
     @contextmanager
     def hard_masked(self) -> Iterator[None]:
-        """Within it the model computes as it would be exported now: the target's mask, hard."""
+        """Within it the model computes as `finish` would leave it now: under the target's mask, hard."""
         kept = {name: (layer.sparse.action, layer.mask.clone()) for name, layer in self.layers.items()}
         targets: dict[Sparsity, list[SparseLayer]] = {}
         for layer in self.layers.values():
-            if not layer.sparse.action.frozen:
+            if self.method.prunes and not layer.sparse.action.frozen:
                 targets.setdefault(layer.pattern, []).append(layer)
                 layer.sparse.set(Action(layer.pattern))
         for pattern, layers in targets.items():
@@ -155,13 +155,13 @@ class SparseTraining:
     def finish(self) -> dict[str, Tensor]:
         """Put hard-masked weights into the model, remove the parametrisations, and return the masks.
 
-        A method that never froze is masked by its target's mask now, whatever beta was.
+        A method that never froze is masked by its target's mask now, whatever beta was, also in its dense phase; only
+        one that does not prune has no masks.
         """
         found = {}
         for layer in self.layers.values():
-            action = layer.sparse.action
-            if action.pattern is not None:
-                if not action.frozen:
+            if self.method.prunes:
+                if not layer.sparse.action.frozen:
                     layer.mask.copy_(self._masks([layer], layer.pattern)[layer.name])
                 with torch.no_grad():
                     layer.master.masked_fill_(~layer.mask, 0.0)

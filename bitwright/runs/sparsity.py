@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from bitwright.foundation.errors import VerificationError
@@ -12,6 +13,8 @@ from bitwright.runs.job import Job
 from bitwright.runs.mask_training import mask_result
 from bitwright.runs.sparse_kernels import effect
 from compress.graph import tensor
+from compress.nm_pattern import Sparsity
+from compress.sparsity.eligibility import reduction_length
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.pack_model import pack_model
@@ -25,8 +28,7 @@ PACKED = "packed.safetensors"
 def sparse_facts(job: Job, built: Built) -> SparsityResult:
     """Verify the patterns of the compressed network and of its ONNX file, write the packed file, tell what is there.
 
-    VerificationError where a layer does not keep its pattern. Only padding may break one, in the ONNX file: it puts
-    zeros between the channels of concatenated tensors, and such layers are named.
+    VerificationError where a layer does not keep its pattern; but see `broken_by_padding`.
     """
     model, plan = built.model, built.model.plan
     patterns = dict(plan.sparse_layers)
@@ -37,10 +39,8 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         if not found.holds:
             raise VerificationError(f"weight {name} is not {pattern} after compression: {found.reason}")
     file = job.run.path / ENGINE / read_spec(job.run.path / ENGINE).onnx
-    lost = {x.layer: x.reason for x in read_nm(file, patterns) if not x.holds}
-    if lost and not built.padded:
-        layer, reason = next(iter(lost.items()))
-        raise VerificationError(f"layer {layer} of {ENGINE}/{file.name} is not {patterns[layer]}: {reason}")
+    lengths = {row.name: reduction_length(row) for row in job.table.rows}
+    lost = broken_by_padding(file, patterns, lengths)
     pack_model(job.run.path / MODEL, job.run.path / PACKED, weights)
     counts: dict[str, int] = {}
     for pattern in patterns.values():
@@ -62,6 +62,23 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         packed_bytes=(job.run.path / PACKED).stat().st_size,
         unpacked_bytes=(job.run.path / MODEL).stat().st_size,
     )
+
+
+def broken_by_padding(file: Path, patterns: Mapping[str, Sparsity], lengths: Mapping[str, int]) -> dict[str, str]:
+    """Layers of an ONNX file whose patterns padding broke, and how: it puts zeros between concatenated channels.
+
+    `lengths`: C / g of each layer ahead of padding. VerificationError for a layer that lost its pattern otherwise, or
+    that cannot be judged.
+    """
+    lost = {}
+    for found in read_nm(file, patterns):
+        if found.holds:
+            continue
+        if found.legality is None or found.channels <= lengths[found.layer]:
+            told = f"layer {found.layer} of {ENGINE}/{file.name} is not {patterns[found.layer]}"
+            raise VerificationError(f"{told}: {found.reason}")
+        lost[found.layer] = found.reason
+    return lost
 
 
 def _zeros(built: Built) -> float:

@@ -60,7 +60,8 @@ def test_whole_job_keeps_the_pattern_in_every_file_and_claims_no_speed(
     looked = verify_nm(out / "engine" / "model.onnx", plan.sparse_layers)
     assert looked[0].legality is not None
     assert looked[0].legality.zeros >= 7 / 8
-    unpack_model(out / PACKED, tmp_path / "back.safetensors")
+    back = command(capsys, "unpack", out / PACKED, "--out", tmp_path / "back.safetensors")
+    assert (back.code, back.out.strip()) == (0, str(tmp_path / "back.safetensors"))
     assert (tmp_path / "back.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert "size only" in (out / "report.html").read_text()
 

@@ -215,10 +215,3 @@ def forget(optimizer: torch.optim.Optimizer, parameter: Tensor, mask: Tensor) ->
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value.masked_fill_(~mask, 0.0)
-
-
-def remask(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Apply final masks to averaged weights, in place: an average mixes weights of different masks."""
-    for name, mask in masks.items():
-        with torch.no_grad():
-            weights[name].masked_fill_(~mask, 0.0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from rich.console import Console
 
+from bitwright.cli.bars import LineReporter
 from bitwright.foundation.errors import UsageError
+from bitwright.foundation.progress import reporting_to
 from bitwright.report.mask_chart import TITLES, training_charts
 from bitwright.report.pruned import MaskTrainingResult
 from bitwright.report.schema import Report
@@ -98,7 +102,11 @@ def test_recovery_trains_in_8_bits_under_the_trained_mask(data: Path, tmp_path: 
         assert left is not None
         assert (asked[0].steps, left.steps) == (6, 14)
         assert (asked[1].freeze_v_at, asked[1].method) == ("auto", "sr_ste")
-        for stage in (sparse, nearest, reconstructed, recovered):
+        log = StringIO()
+        with reporting_to(LineReporter(Console(file=log, width=200))):
+            sparse(job)
+        assert "sparsity_freeze_v=auto changed nothing: it freezes after 2000 steps" in log.getvalue()
+        for stage in (nearest, reconstructed, recovered):
             stage(job)
         assert run.values("recovered")["steps"] == 14
         model = CompressedModel.load(run.path / RECOVERED, job.graph)

@@ -26,7 +26,7 @@ from deploy.engine import Runtime
 from deploy.engines import ENGINES
 from deploy.latency import Candidate, Clock, ComparisonResult, LoadGate, Speedup, measure
 from hw_profiles import DType, Op, installed_runtimes, load_profile
-from hw_profiles.sparsity_support import SIZE_ONLY, work_left
+from hw_profiles.sparsity_support import SIZE_ONLY, Use, work_left
 
 PATTERNS = ("2:4", "1:4", "1:8", "1:16", "1:32")
 TOLERANCE = 0.05
@@ -85,7 +85,7 @@ def session(given: argparse.Namespace, stack: Stack, dtype: DType) -> tuple[Comp
 def rows_of(given: argparse.Namespace, stack: Stack, dtype: DType, times: ComparisonResult,
             sizes: dict[str, Sizes]) -> list[dict[str, Any]]:  # fmt: skip
     """One row for each runtime and pattern, the dense ones among them."""
-    features = tuple(load_profile(given.device).arch.features)
+    arch = load_profile(given.device).arch
     rows = []
     for runtime in runtimes(given.runtimes):
         base = f"{runtime.value} {DENSE}"
@@ -101,10 +101,10 @@ def rows_of(given: argparse.Namespace, stack: Stack, dtype: DType, times: Compar
             }  # fmt: skip
             if name != DENSE:
                 pattern = Sparsity.parse(name)
-                left = work_left(
-                    runtime.value, Op.CONV, dtype, pattern.n, pattern.m, features=features, in_channels=stack.width,
-                    out_channels=stack.width,
-                )  # fmt: skip
+                left = work_left(Use(
+                    runtime.value, Op.CONV, dtype, pattern.n, pattern.m, features=tuple(arch.features),
+                    isa=arch.isa or "", in_channels=stack.width, out_channels=stack.width,
+                ))  # fmt: skip
                 paired = times.speedup(arm, base, Clock.CPU)
                 said = verdict(left, float(row["ratio"]), paired)
                 row |= {"paired": paired.model_dump(mode="json"), "work_left": left, "verdict": said}

@@ -19,11 +19,15 @@ from deploy.onnx_layers import layers_with_weights
 
 @dataclass(frozen=True)
 class LayerLegality:
-    """What was found in one layer; `legality` is None where the file cannot be read as planned, `reason` says why."""
+    """What was found in one layer; `legality` is None where the file cannot be read as planned, `reason` says why.
+
+    `channels`: those that one output sums over in the file, C / g; 0 where it cannot be read.
+    """
 
     layer: str
     legality: Legality | None
     reason: str = ""
+    channels: int = 0
 
     @property
     def holds(self) -> bool:
@@ -61,6 +65,9 @@ def _looked_at(file: onnx.ModelProto, name: str, node: onnx.NodeProto, source: s
     turned = False
     while step is not None:
         if step.op_type == "Transpose":
+            perm = _perm(step, weight.dim())
+            if node.op_type not in {"Gemm", "MatMul"} or perm != [1, 0]:
+                return LayerLegality(name, None, f"its weight is transposed by {perm} on the way to {node.op_type}")
             turned = not turned
         elif step.op_type == "DequantizeLinear":
             if len(step.input) > 2 and step.input[2]:
@@ -71,11 +78,18 @@ def _looked_at(file: onnx.ModelProto, name: str, node: onnx.NodeProto, source: s
         elif step.op_type not in {"Identity", "Clip"}:
             return LayerLegality(name, None, f"its weight passes through {step.op_type}")
         step = producers.get(step.input[0])
-    result = check(weight, pattern, *_axis(node, weight, turned))
-    return LayerLegality(name, result, result.reason)
+    layout, axis = _axis(node, turned)
+    result = check(weight, pattern, layout, axis)
+    return LayerLegality(name, result, result.reason, layout.length(tuple(weight.shape), axis))
 
 
-def _axis(node: onnx.NodeProto, weight: torch.Tensor, turned: bool) -> tuple[WeightLayout, Axis]:
+def _perm(transpose: onnx.NodeProto, dims: int) -> list[int]:
+    """What becomes of the dimensions; by default they are reversed."""
+    given = [list(onnx.helper.get_attribute_value(a)) for a in transpose.attribute if a.name == "perm"]
+    return given[0] if given else list(range(dims))[::-1]
+
+
+def _axis(node: onnx.NodeProto, turned: bool) -> tuple[WeightLayout, Axis]:
     """The layout and the axis along which the node sums: MatMul reads (C, K), so that groups lie along dimension 0."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     groups = int(attributes.get("group", 1))

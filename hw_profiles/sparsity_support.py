@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
@@ -29,6 +31,7 @@ class SparseKernels(_Part):
     work: float = Field(gt=0, lt=1, description="share of the dense work that is left at best")
     enable: str
     constraints: str
+    isa: str = Field(default="", description="how the name of the device's instruction set begins")
     min_in_channels: int = 1
     min_out_channels: int = 1
     versions: str = ""
@@ -56,27 +59,59 @@ def support_table() -> _Table:
     return _Table.model_validate(parse_yaml(text))
 
 
-def work_left(runtime: str, op: Op, dtype: DType, n: int, m: int, *, features: tuple[str, ...] = (),
-              in_channels: int = 0, out_channels: int = 0) -> float:  # fmt: skip
-    """The share of a layer's dense work that an N:M weight leaves at best in a runtime; 1.0 where nothing is known.
+@dataclass(frozen=True)
+class Use:
+    """A product with an N:M weight: where, in what, and how many channels it sums over (`in_channels`) and gives.
 
-    A mask of N <= 2 in groups that fours divide, or of 1:2, is a legal 2:4 mask, and gains what 2:4 gains and no more.
-    `features`: of the device's architecture. A bound for predictions, not a speed-up.
+    `features` and `isa`: of the device's architecture.
     """
-    forms = {f"{n}:{m}"} | ({"2:4"} if (n <= 2 and m % 4 == 0) or (n, m) == (1, 2) else set())
-    found = [
-        entry.work
-        for entry in support_table().entries
-        if entry.runtime == runtime
-        and n < m
-        and forms & set(entry.patterns)
-        and op in entry.ops
-        and dtype in entry.dtypes
-        and set(entry.features) <= set(features)
-        and in_channels >= entry.min_in_channels
-        and out_channels >= entry.min_out_channels
-    ]
-    return min(found, default=1.0)
+
+    runtime: str
+    op: Op
+    dtype: DType
+    n: int
+    m: int
+    features: tuple[str, ...] = ()
+    isa: str = ""
+    in_channels: int = 0
+    out_channels: int = 0
+
+    @property
+    def forms(self) -> set[str]:
+        """Patterns that the weight keeps: N <= 2 in groups that fours divide, and 1:2, are legal 2:4 masks."""
+        two_of_four = (self.n <= 2 and self.m % 4 == 0) or (self.n, self.m) == (1, 2)
+        return {f"{self.n}:{self.m}"} | ({"2:4"} if two_of_four else set())
+
+
+def work_left(use: Use) -> float:
+    """The share of the dense work that is left at best; 1.0 where nothing is known.
+
+    What is sparser than 2:4 and legal there gains what 2:4 gains and no more. A bound for predictions, not a speed-up.
+    """
+    entries = [entry for entry in support_table().entries if entry.runtime == use.runtime]
+    return min((entry.work for entry in entries if not _unmet(entry, use)), default=1.0)
+
+
+def _unmet(entry: SparseKernels, use: Use) -> list[str]:
+    """The conditions of an entry that a use does not meet, in words, those about the device and the operator first."""
+    patterns, least = " and ".join(entry.patterns), (entry.min_in_channels, entry.min_out_channels)
+    legal = bool(use.forms & set(entry.patterns))
+    conditions = (
+        (set(entry.features) <= set(use.features), "the device has no sparse tensor cores"),
+        (use.isa.startswith(entry.isa), f"its {patterns} kernels for {_all(entry.dtypes)} are for {entry.isa}x only"),
+        (use.op in entry.ops, f"its {patterns} kernels are for {_all(entry.ops)}"),
+        (use.dtype in entry.dtypes, f"its {patterns} kernels compute in {_all(entry.dtypes)}"),
+        (legal, f"{use.n}:{use.m} weights need not be {patterns}, which its kernels read"),
+        (
+            use.in_channels >= least[0] and use.out_channels >= least[1],
+            f"its {patterns} kernels need at least {least[0]} input and {least[1]} output channels",
+        ),
+    )  # fmt: skip
+    return [words for met, words in conditions if not met]
+
+
+def _all(terms: Iterable[Op | DType]) -> str:
+    return ", ".join(term.value for term in terms)
 
 
 def reads_groups(runtime: str) -> bool:
@@ -84,7 +119,10 @@ def reads_groups(runtime: str) -> bool:
     return any(entry.runtime == runtime for entry in support_table().entries)
 
 
-def why_size_only(runtime: str) -> str:
-    """What is known of a runtime that gains nothing, in words."""
-    notes = [entry.note for entry in support_table().size_only if entry.runtime == runtime]
-    return notes[0] if notes else "no kernel of it is known to skip zeros here"
+def why_size_only(use: Use) -> str:
+    """Why a use gains nothing, in words: what is known of the runtime, or the condition of its kernels that fails."""
+    notes = [entry.note for entry in support_table().size_only if entry.runtime == use.runtime]
+    unmet = [_unmet(entry, use) for entry in support_table().entries if entry.runtime == use.runtime]
+    if not unmet or not all(unmet):
+        return notes[0] if notes else "no kernel of it is known to skip zeros here"
+    return min(unmet, key=len)[0]

@@ -1,4 +1,4 @@
-"""`export`, `verify`, `measure` and `report`: what can be done with a checkpoint or a finished run."""
+"""`export`, `unpack`, `verify`, `measure` and `report`: what can be done with a checkpoint or a finished run."""
 
 from __future__ import annotations
 
@@ -52,6 +52,22 @@ def export(
     with showing_progress():
         path = write(source, form=form.value, out=out, model=model, scale=scale)
     write_line(str(path))
+
+
+def unpack(
+    packed: Annotated[Path, typer.Argument(metavar="PACKED", help="packed.safetensors of a run.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write; without it, unpacked.safetensors beside it.")
+    ] = None,
+) -> None:
+    """Write the model.safetensors that a packed file of N:M weights was made of, byte for byte."""
+    if not packed.is_file():
+        raise UsageError(f"{packed} is not a file; give packed.safetensors of a run")
+    from compress.sparsity.pack_model import unpack_model
+
+    target = out or packed.with_name("unpacked.safetensors")
+    unpack_model(packed, target)
+    write_line(str(target))
 
 
 def verify(

@@ -91,8 +91,14 @@ def _sparsity_checks(report: Report) -> list[Check]:
         f"zero; packed file {packed} of the unpacked one"
     )
     found = [Check(Level.INFO, facts), Check(Level.WARN if sparsity.size_only else Level.INFO, sparsity.effect)]
-    if (training := sparsity.training) is not None and training.best_step == 0:
-        found.append(Check(Level.WARN, f"Masks trained by {training.method} were no better than one-shot pruning"))
+    if sparsity.warning:
+        found.append(Check(Level.WARN, sparsity.warning))
+    if (training := sparsity.training) is not None and training.left_out:
+        told = f"Masks trained by {training.method} were left out: pruning without training lost less"
+        found.append(Check(Level.WARN, told))
+    elif training is not None and training.best_step == 0:
+        told = f"No step of the training of masks by {training.method} was better than its start"
+        found.append(Check(Level.WARN, told))
     if sparsity.lost:
         broken = f"Padding breaks the pattern of {len(sparsity.lost)} layers in the engine's file"
         found.append(Check(Level.WARN, broken))

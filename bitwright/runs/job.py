@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.runs.float_part import float_precision
 from bitwright.runs.folder import RunFolder
+from bitwright.runs.mask_rules import kept_dense
 from bitwright.runs.request import AUTO, CompressRequest
 from bitwright.runs.rules import integer_rule, layer_plan, rule_of
 from bitwright.runs.runtime_choice import choose_runtime
@@ -168,7 +169,9 @@ class Job:
         # Groups may be short where channels are filled up to a multiple of M, and where nothing reads groups.
         multiple = self.profile.channel_multiple("int8")
         fill = not reads_groups(self.runtime.value) or (multiple is not None and multiple % pattern.m == 0)
-        decisions = decide(self.graph, self.table, pattern, fill=fill and self.request.sparsity not in AUTO)
+        fill = fill and self.request.sparsity not in AUTO
+        dense = kept_dense(self.request.sparsity_except, [row.name for row in self.table.rows])
+        decisions = decide(self.graph, self.table, pattern, dense=dense, fill=fill)
         for row in self.table.rows:
             rule = integer_rule(self.profile, row.op, self.runtime)
             if rule is not None and not _zero_is_zero(layer_plan(rule)):

@@ -20,6 +20,7 @@ from compress.recovery.train_masks import TrainedMasks, train_masks
 from compress.sparsity.diagnostics import Row
 from compress.sparsity.diagnostics_plot import PANELS
 from compress.sparsity.one_shot import input_norms, sparse_weights
+from compress.sparsity.step_adam import BETAS, averaging_steps
 from compress.sparsity.training import Restrict
 from workloads.classification.task import Classification
 
@@ -83,6 +84,9 @@ def keep_result(job: Job, result: TrainedMasks) -> None:
     """Write what the report tells of a training."""
     method = job.request.sparsity_method
     note(f"masks trained by {method} in {result.steps} steps: score {result.before:.4f} -> {result.after:.4f}")
+    first = 2 * averaging_steps(BETAS[1])
+    if job.request.sparsity_freeze_v == "auto" and result.steps < first:
+        note(f"sparsity_freeze_v=auto changed nothing: it freezes after {first} steps or more, of {result.steps} here")
     told = MaskTrainingResult(
         method=method,
         steps=result.steps,
@@ -100,7 +104,9 @@ def mask_result(job: Job) -> MaskTrainingResult | None:
     path = job.run.path / DIAGNOSTICS
     if mask_settings(job) is None or not path.is_file():
         return None
-    return MaskTrainingResult.model_validate_json(path.read_bytes())
+    values = job.run.values("sparse")
+    drops = {name: values.get(name) for name in ("untrained_drop", "trained_drop")}
+    return MaskTrainingResult.model_validate_json(path.read_bytes()).model_copy(update=drops)
 
 
 def _curves(rows: tuple[Row, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from bitwright.runs.recovery import settings_for
+from bitwright.runs.sparse_kernels import use_of
 from compress.layer_table import LayerRow
 from compress.nm_pattern import Sparsity
 from compress.sparsity.assignment import Choice, assign
@@ -17,7 +18,7 @@ from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.pattern_search import Searched, SearchSettings, search_patterns
 from compress.sparsity.sensitivity import pruning_losses
 from compress.training.processes import Processes
-from hw_profiles import DType, Op
+from hw_profiles import DType
 from hw_profiles.sparsity_support import work_left
 
 CROPS = 16
@@ -98,12 +99,5 @@ def _by_sensitivity(job: Job, graph: fx.GraphModule, prunable: Patterns, by_weig
 
 def _has_sparse_kernels(job: Job) -> bool:
     """Whether the device and its runtime gain time from 2:4 in some layer; sparser patterns would then only lose."""
-    features = tuple(job.profile.arch.features)
-    return any(
-        work_left(
-            job.runtime.value, row.op, DType.INT8, 2, 4, features=features,
-            in_channels=reduction_length(row) * row.groups, out_channels=row.output_shape[-1 if linear else 1],
-        ) < 1
-        for row in job.table.rows
-        for linear in (row.op is Op.LINEAR,)
-    )  # fmt: skip
+    pattern, runtime, arch = Sparsity(n=2, m=4), job.runtime.value, job.profile.arch
+    return any(work_left(use_of(row, runtime, DType.INT8, pattern, arch)) < 1 for row in job.table.rows)

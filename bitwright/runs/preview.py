@@ -9,7 +9,7 @@ from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.lock import FolderLock
 from bitwright.runs.precision import Precision
-from bitwright.runs.request import CompressRequest
+from bitwright.runs.request import AUTO, CompressRequest
 
 
 class LayerPreview(BaseModel):
@@ -23,7 +23,9 @@ class LayerPreview(BaseModel):
     weight_bits: int | None = Field(description="null: stays in float")
     act_bits: int | None = Field(description="null: stays in float")
     reason: str = Field(default="", description="why it stays in float")
-    sparsity: str | None = Field(default=None, description="N:M that its weights would be pruned to")
+    sparsity: str | None = Field(
+        default=None, description="N:M that its weights would be pruned to; auto, domino, sls: found in the job"
+    )
     dense_because: str = Field(default="", description="why it is not pruned, or pruned to another pattern")
 
 
@@ -66,7 +68,7 @@ def preview(request: CompressRequest) -> Preview:
     run = RunFolder(request.run_folder, (), FolderLock(request.run_folder))
     job = Job.open(request, run)
     plan = job.first_plan()
-    layers = []
+    layers, asked = [], request.sparsity
     for row in job.table.rows:
         layer = plan.layers[row.name]
         decided = job.sparsity.get(row.name)
@@ -78,7 +80,7 @@ def preview(request: CompressRequest) -> Preview:
                 weight_bits=None if layer.weight is None else layer.weight.bits,
                 act_bits=None if layer.activation is None else layer.activation.bits,
                 reason=layer.reason,
-                sparsity=None if layer.sparsity is None else str(layer.sparsity),
+                sparsity=None if layer.sparsity is None else asked if asked in AUTO else str(layer.sparsity),
                 dense_because="" if decided is None else decided.reason or decided.warning,
             )
         )

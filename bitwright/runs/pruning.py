@@ -12,6 +12,7 @@ from bitwright.runs.job import DENSE, SPARSE, Job
 from bitwright.runs.mask_training import DIAGNOSTICS, FOLDER, keep_result, mask_settings, save_patterns, train
 from bitwright.runs.patterns import assigned, check_search
 from bitwright.runs.request import AUTO
+from bitwright.runs.sparse_kernels import in_vain
 from bitwright.runs.stages import balanced_graph
 from compress.graph import save_graph
 from compress.nm_pattern import Sparsity
@@ -26,7 +27,7 @@ def sparse(job: Job) -> None:
 
     Balancing comes first, because scales of input channels change the order of magnitudes within a group, by which
     channels are permuted. Masks are trained here, from the dense network, where the request gives them a share of the
-    training; reconstruction and recovery train under them.
+    training, and the better one of the two networks goes on; reconstruction and recovery train under its masks.
     """
     if mask_settings(job) is None:
         give_order(NOTHING, MASKS)
@@ -47,21 +48,24 @@ def sparse(job: Job) -> None:
     save_graph(moved.graph, job.run.path / DENSE)
     if job.request.sparsity in AUTO:
         patterns = assigned(job, moved.graph, patterns)
+    if warning := in_vain(job.table, job.first_plan(), job.profile.arch):
+        note(warning)
     result = prune(moved.graph, sparse_weights(moved.graph, job.table, patterns), job.calibration)
     drop = job.evaluate(job.original) - job.evaluate(result)
-    values = dict(values)
+    values, how = dict(values), "not yet trained"
     save_graph(result, job.run.path / SPARSE)
     if mask_settings(job) is not None:
-        values["untrained_drop"] = at_once = drop
-        result, drop = _trained(job, patterns)
-        if drop > at_once:
-            unit = job.loaded.workload.unit
-            note(f"--sparsity-method one_shot is better here than this training: its drop is {at_once:.3f} {unit}")
-        save_graph(result, job.run.path / SPARSE)
+        trained, trained_drop = _trained(job, patterns)
+        values |= {"untrained_drop": drop, "trained_drop": trained_drop}
+        method, unit = job.request.sparsity_method, job.loaded.workload.unit
+        if trained_drop <= drop:
+            drop, how = trained_drop, f"by {method}"
+            save_graph(trained, job.run.path / SPARSE)
+        else:
+            note(f"what {method} trained loses {trained_drop:.3f} {unit}, more than without training: it is left out")
     count = sum(pattern is not None for pattern in patterns.values())
     note(
-        f"{job.request.sparsity} in {count} of {len(patterns)} layers, "
-        f"{'by ' + job.request.sparsity_method if mask_settings(job) else 'not yet trained'}: "
+        f"{job.request.sparsity} in {count} of {len(patterns)} layers, {how}: "
         f"drop {drop:.3f} {job.loaded.workload.unit} on held-out samples"
     )
     told = {name: None if pattern is None else str(pattern) for name, pattern in patterns.items()}

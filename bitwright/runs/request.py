@@ -19,6 +19,7 @@ from pydantic import (
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.complaints import complaint
+from bitwright.runs.mask_rules import check_masks
 from bitwright.runs.options import POSITIONAL, option_name, split_size
 from bitwright.runs.precision import ON_INTEGERS, Precision, require_device
 
@@ -86,6 +87,9 @@ class CompressRequest(BaseModel):
     sparsity_search_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=400, description="Training steps of domino and sls, at most."
     )
+    sparsity_except: str | None = Field(
+        default=None, description="Layers that stay dense: names or globs such as body.0.*, with commas between them."
+    )
     narrow: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
         description="Remove channels that only fill the device's kernels up, such as 2 of 50, for at most this drop "
@@ -113,7 +117,9 @@ class CompressRequest(BaseModel):
         default=1, description="Steps between refreshes of moving masks."
     )
     sparsity_freeze_v: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
-        default=None, description="Step from which Adam's second moment stands, or auto: once its norm has settled."
+        default=None,
+        description="Step from which Adam's second moment stands, or auto: once its norm has settled, "
+        "after 2000 steps or more.",
     )
     sparsity_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1e-4, description="Learning rate of the mask training."
@@ -188,20 +194,8 @@ class CompressRequest(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _masks_have_a_training(self) -> Self:
-        changed = [
-            option_name(name)
-            for name, field in CompressRequest.model_fields.items()
-            if name.startswith("sparsity_") and "search" not in name and getattr(self, name) != field.default
-        ]
-        if changed and self.sparsity is None:
-            raise UsageError(f"{changed[0]} is about pruned weights; give --sparsity too, such as --sparsity 2:4")
-        if changed and self.recover is None and self.recover_minutes is None:
-            raise UsageError(f"{changed[0]} is about training masks; give it --recover STEPS or --recover-minutes")
-        if self.sparsity_dense + self.sparsity_fine_tune >= 1:
-            raise UsageError("--sparsity-dense and --sparsity-fine-tune leave no step to prune in; both are shares")
-        if self.mask_share and self.recover is not None and self.recover < 2:
-            raise UsageError("--recover must be at least 2: masks and 8 bits are trained one after the other")
+    def _masks_fit(self) -> Self:
+        check_masks(self)
         return self
 
     @property

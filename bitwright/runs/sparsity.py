@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from bitwright.foundation.errors import VerificationError
@@ -10,17 +11,16 @@ from bitwright.report.pruned import SparsityResult
 from bitwright.runs.built import ENGINE, MODEL, Built
 from bitwright.runs.job import Job
 from bitwright.runs.mask_training import mask_result
+from bitwright.runs.sparse_kernels import effect
 from compress.graph import tensor
-from compress.layer_table import LayerRow
+from compress.nm_pattern import Sparsity
 from compress.sparsity.eligibility import reduction_length
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
 from compress.sparsity.pack_model import pack_model
-from deploy.engine import SparseTactics
 from deploy.engines import read_spec
+from deploy.engines.exported_graph import ExportedGraph
 from deploy.onnx_sparsity import read_nm
-from hw_profiles import DType, Op
-from hw_profiles.sparsity_support import SIZE_ONLY, why_size_only, work_left
 
 PACKED = "packed.safetensors"
 
@@ -28,8 +28,7 @@ PACKED = "packed.safetensors"
 def sparse_facts(job: Job, built: Built) -> SparsityResult:
     """Verify the patterns of the compressed network and of its ONNX file, write the packed file, tell what is there.
 
-    VerificationError where a layer does not keep its pattern. Only padding may break one, in the ONNX file: it puts
-    zeros between the channels of concatenated tensors, and such layers are named.
+    VerificationError where a layer does not keep its pattern; but see `broken_by_padding`.
     """
     model, plan = built.model, built.model.plan
     patterns = dict(plan.sparse_layers)
@@ -40,15 +39,14 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         if not found.holds:
             raise VerificationError(f"weight {name} is not {pattern} after compression: {found.reason}")
     file = job.run.path / ENGINE / read_spec(job.run.path / ENGINE).onnx
-    lost = {x.layer: x.reason for x in read_nm(file, patterns) if not x.holds}
-    if lost and not built.padded:
-        layer, reason = next(iter(lost.items()))
-        raise VerificationError(f"layer {layer} of {ENGINE}/{file.name} is not {patterns[layer]}: {reason}")
+    lengths = {row.name: reduction_length(row) for row in job.table.rows}
+    lost = broken_by_padding(file, patterns, lengths)
     pack_model(job.run.path / MODEL, job.run.path / PACKED, weights)
     counts: dict[str, int] = {}
     for pattern in patterns.values():
         counts[str(pattern)] = counts.get(str(pattern), 0) + 1
-    size_only, effect = _effect(job, built)
+    nodes = ExportedGraph.read(file).layers
+    told = effect(job.table, plan, job.profile.arch, built.audit.sparse, nodes, compiled=job.runtime.compiles)
     return SparsityResult(
         asked=str(job.request.sparsity),
         layers=counts,
@@ -56,8 +54,9 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
         notes={d.layer: d.warning for d in job.sparsity.values() if d.warning},
         lost=lost,
         zeros=_zeros(built),
-        size_only=size_only,
-        effect=effect,
+        size_only=told.size_only,
+        effect=told.told,
+        warning=told.warning,
         raw_bytes=file.stat().st_size,
         deflated_bytes=_deflated(file),
         packed_bytes=(job.run.path / PACKED).stat().st_size,
@@ -65,35 +64,21 @@ def sparse_facts(job: Job, built: Built) -> SparsityResult:
     )
 
 
-def _effect(job: Job, built: Built) -> tuple[bool, str]:
-    """Whether no kernel gains time from the zeros, and that in words."""
-    plan, features = built.model.plan, tuple(job.profile.arch.features)
-    helped = 0
-    for row in job.table.rows:
-        layer = plan.layers[row.name]
-        if layer.sparsity is not None:
-            dtype = DType.INT8 if layer.quantized else DType(plan.float_precision)
-            left = work_left(
-                plan.runtime, row.op, dtype, layer.sparsity.n, layer.sparsity.m, features=features,
-                in_channels=reduction_length(row) * row.groups, out_channels=_outputs(row),
-            )  # fmt: skip
-            helped += row.macs if left < 1 else 0
-    told = _tactics(built.audit.sparse) if job.runtime.compiles else ""
-    if not helped:
-        why = why_size_only(plan.runtime)
-        return True, f"N:M is {SIZE_ONLY} here: {plan.runtime} gains no time from zeros ({why}){told}"
-    share = 100 * helped / job.table.macs
-    return False, f"Sparse kernels exist for {share:.0f} % of the MACs; whether they help, only the latency tells{told}"
+def broken_by_padding(file: Path, patterns: Mapping[str, Sparsity], lengths: Mapping[str, int]) -> dict[str, str]:
+    """Layers of an ONNX file whose patterns padding broke, and how: it puts zeros between concatenated channels.
 
-
-def _tactics(sparse: SparseTactics | None) -> str:
-    if sparse is None:
-        return "; the builder told nothing of layers that it found eligible or picked"
-    return f"; the builder found {sparse.eligible} layers eligible and picked sparse kernels for {sparse.picked}"
-
-
-def _outputs(row: LayerRow) -> int:
-    return row.output_shape[-1 if row.op is Op.LINEAR else 1]
+    `lengths`: C / g of each layer ahead of padding. VerificationError for a layer that lost its pattern otherwise, or
+    that cannot be judged.
+    """
+    lost = {}
+    for found in read_nm(file, patterns):
+        if found.holds:
+            continue
+        if found.legality is None or found.channels <= lengths[found.layer]:
+            told = f"layer {found.layer} of {ENGINE}/{file.name} is not {patterns[found.layer]}"
+            raise VerificationError(f"{told}: {found.reason}")
+        lost[found.layer] = found.reason
+    return lost
 
 
 def _zeros(built: Built) -> float:

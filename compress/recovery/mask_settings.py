@@ -43,9 +43,10 @@ class MaskSettings:
     def phases(self, total: int, first: int) -> Phases:
         """The phases of `total` steps; none begins before step `first`, because the total is not known until then.
 
-        UsageError where the shares leave no step to prune in.
+        UsageError where the shares leave no step to prune in; a total that is found late always has one.
         """
-        asked = Phases(total, self.dense, self.fine_tune)
-        start = max(asked.start, first) if asked.start else 0
-        end = max(asked.end, first)
+        if not first:
+            return Phases(total, self.dense, self.fine_tune)
+        start = min(max(round(self.dense * total), first), total - 1) if self.dense else 0
+        end = max(total - round(self.fine_tune * total), first, start + 1)
         return Phases(total, start / total, (total - end) / total)

@@ -39,7 +39,7 @@ Wanted = Mapping[str, tuple[Sparsity, WeightLayout]]
 
 @dataclass(frozen=True)
 class TrainedMasks:
-    """The pruned network with the best held-out score (`after`; `before` is that of pruning the dense one at once).
+    """The pruned network with the best held-out score (`after`; `before` is that of the start under its first masks).
 
     `rows`: diagnostics, of the weights by name.
     """
@@ -57,7 +57,7 @@ def train_masks(dense: fx.GraphModule, wanted: Wanted, norms: Mapping[str, Tenso
                 settings: RecoverySettings, masks: MaskSettings, *, score: Score, task_loss: TaskLoss | None = None,
                 folder: Path | None = None, on_log: OnLog | None = None,
                 group: Processes | None = None, start: fx.GraphModule | None = None) -> TrainedMasks:  # fmt: skip
-    """Train `dense` until its weights in `wanted` keep their patterns; the result never scores below one-shot pruning.
+    """Train `dense` until its weights in `wanted` keep their patterns; the result never scores below its start.
 
     `start`: the network to train where it is not `dense`, which is the teacher then, such as one that keeps the
     patterns already and is to be trained under them. `norms`: L2 norm of each input channel, [C], by weight; what a

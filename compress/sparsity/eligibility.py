@@ -49,13 +49,12 @@ def fitting(pattern: Sparsity, channels: int) -> Sparsity | None:
 
 
 def decide(graph: fx.GraphModule, table: LayerTable, pattern: Sparsity, *, dense: Iterable[str] = (),
-           smallest_share: float = SMALLEST_SHARE, shorten: bool = True,
            fill: bool = False) -> dict[str, Decision]:  # fmt: skip
     """A decision for each layer call, in network order; calls that share a weight share the decision.
 
     `dense`: layers that the caller keeps dense. Where M does not divide the channels: with `fill`, for a runtime that
-    fills them up with zeros or has no kernel that reads groups, the last group of each row is short; with `shorten`,
-    take the longest M / 2^j that does; else stay dense. The layers next to the image and to the output stay dense.
+    fills them up with zeros or has no kernel that reads groups, the last group of each row is short; else they take the
+    longest M / 2^j that does, or stay dense. The layers next to the image and to the output stay dense.
     """
     first, last = boundary_layers(graph)
     macs: dict[str, int] = {}
@@ -68,15 +67,15 @@ def decide(graph: fx.GraphModule, table: LayerTable, pattern: Sparsity, *, dense
     for weight, rows in by_weight.items():
         names = {row.name for row in rows}
         share = macs[weight] / max(1, table.macs)
-        found = _decision(rows[0], pattern, shorten, fill)
+        found = _decision(rows[0], pattern, fill)
         if names & listed:
             found = Decision("", None, "kept dense by request")
         elif found.pattern is not None and names & last:
             found = Decision("", None, "last layer before the output")
         elif found.pattern is not None and names & first and reduction_length(rows[0]) in IMAGE_CHANNELS:
             found = Decision("", None, "first layer, reads the image")
-        elif found.pattern is not None and share < smallest_share:
-            found = Decision("", None, f"{100 * share:.2g} % of the MACs, less than {100 * smallest_share:g} %")
+        elif found.pattern is not None and share < SMALLEST_SHARE:
+            found = Decision("", None, f"{100 * share:.2g} % of the MACs, less than {100 * SMALLEST_SHARE:g} %")
         decided[weight] = found
     return {
         row.name: Decision(row.name, found.pattern, found.reason, found.warning)
@@ -85,14 +84,14 @@ def decide(graph: fx.GraphModule, table: LayerTable, pattern: Sparsity, *, dense
     }
 
 
-def _decision(row: LayerRow, pattern: Sparsity, shorten: bool, fill: bool) -> Decision:
+def _decision(row: LayerRow, pattern: Sparsity, fill: bool) -> Decision:
     channels = reduction_length(row)
     if channels == 1:
         return Decision(row.name, None, "one input channel to each output (depthwise): there is nothing to choose from")
     if fill and channels > pattern.m and channels % pattern.m:
         warning = f"the last of its groups of {pattern.m} has {channels % pattern.m} channels: there are {channels}"
         return Decision(row.name, pattern, "", warning)
-    found = fitting(pattern, channels) if shorten else (pattern if channels % pattern.m == 0 else None)
+    found = fitting(pattern, channels)
     if found is None:
         return Decision(row.name, None, f"{channels} input channels are not divided by groups of {pattern.m}")
     if found != pattern:

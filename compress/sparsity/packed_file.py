@@ -38,6 +38,11 @@ class _Entry(BaseModel):
     groups: int
     layout: Layout
 
+    def packed(self, values: Tensor, index: Tensor) -> Packed:
+        """The weight that two tensors of the file hold; UsageError for what is no pattern."""
+        pattern, weight_layout = Sparsity.parse(self.pattern), WeightLayout(self.kind, self.groups)
+        return Packed(values, index, self.shape, pattern, weight_layout, self.layout)
+
 
 class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,14 +87,25 @@ def packed_metadata(path: Path) -> dict[str, str]:
 
 
 def load_packed(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file that `save_packed` wrote, packed ones in their full shape; CheckpointError for another."""
+    """All tensors of a file that `save_packed` wrote, packed ones in their full shape.
+
+    CheckpointError for another file, and for one that is incomplete or damaged.
+    """
     header, stored = _read(path)
     result = {}
     for name, entry in header.weights.items():
-        weight_layout = WeightLayout(entry.kind, entry.groups)
-        values, index = stored.pop(f"{name}/values"), stored.pop(f"{name}/index")
-        pattern = Sparsity.parse(entry.pattern)
-        result[name] = unpack(Packed(values, index, entry.shape, pattern, weight_layout, entry.layout))
+        parts = (f"{name}/values", f"{name}/index")
+        missing = [part for part in parts if part not in stored]
+        if missing:
+            raise CheckpointError(f"{path} lacks the tensor {missing[0]}; the file is incomplete, copy it again")
+        values, index = (stored.pop(part) for part in parts)
+        try:
+            result[name] = unpack(entry.packed(values, index))
+        except (UsageError, RuntimeError, ValueError, IndexError, ArithmeticError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{path}: the packed weight {name} is damaged: {reason}; copy the file again"
+            ) from error
     return result | stored
 
 

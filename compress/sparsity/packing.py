@@ -62,11 +62,13 @@ def pack(weight: Tensor, pattern: Sparsity, weight_layout: WeightLayout, layout:
 
 
 def unpack(packed: Packed) -> Tensor:
-    """The weight, bit for bit."""
+    """The weight, bit for bit. UsageError where values or places are too few or too many for the shape."""
     length = packed.weight_layout.length(packed.shape)
     per_row = -(-length // packed.pattern.m)
     groups = math.prod(packed.shape) // length * per_row
     width = index_bits(packed.pattern, packed.layout, 8 * packed.values.element_size())
+    if packed.values.numel() != groups * packed.pattern.n or packed.index.numel() != -(-groups * width // 8):
+        raise UsageError(f"its values and places are not those of {groups} groups of {packed.pattern}")
     places = torch.from_numpy(_read(packed.index.numpy(), groups, packed.pattern, packed.layout, width))
     rows = torch.zeros(groups, packed.pattern.m, dtype=packed.values.dtype)
     rows.scatter_(1, places, packed.values.reshape(groups, packed.pattern.n))

@@ -16,17 +16,26 @@ from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
 
+BETAS = 0.9, 0.999
+"""Adam's usual averaging factors."""
+
+
+def averaging_steps(second: float) -> int:
+    """Steps that v averages, and those between two looks at its norm."""
+    return max(1, round(1 / (1 - second)))
+
 
 class StepAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay. All state is in `state_dict`.
 
     `freeze_v_at`: the step from which v stands; "auto": when |v|_1 changes by less than `threshold` over the 1 /
-    (1 - beta2) steps that v averages. `shares`: factors of the weight's shape on the steps of some parameters; weight
+    (1 - beta2) steps that v averages, so that it never is in
+    the first two such times. `shares`: factors of the weight's shape on the steps of some parameters; weight
     decay is not scaled.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float = 1e-3,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2,
+                 betas: tuple[float, float] = BETAS, eps: float = 1e-8, weight_decay: float = 1e-2,
                  freeze_v_at: int | Literal["auto"] | None = None, threshold: float = 0.05) -> None:  # fmt: skip
         if lr < 0 or eps <= 0 or weight_decay < 0 or not all(0 <= b < 1 for b in betas):
             raise UsageError("StepAdam needs lr and weight_decay of at least 0, eps above 0 and betas in [0, 1)")
@@ -70,7 +79,7 @@ class StepAdam(torch.optim.Optimizer):
 
     def _watch(self, group: dict[str, Any]) -> None:
         """Freeze v once its norm has settled; looked at once per averaging time of v."""
-        if group["taken"] % max(1, round(1 / (1 - group["betas"][1]))):
+        if group["taken"] % averaging_steps(group["betas"][1]):
             return
         moments = [self.state[p]["exp_avg_sq"] for p in group["params"] if self.state[p]]
         norm = sum(float(v.double().sum()) for v in moments)

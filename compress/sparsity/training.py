@@ -54,7 +54,10 @@ class SparseLayer:
         self.sparse = SparseWeight(weight)
         parametrize.register_parametrization(module, "weight", self.sparse)
         self.flips = self.entries = torch.zeros((), dtype=torch.int64)
-        """Weights whose mask changed at the last refresh, and those of them that came back into it."""
+        """Weights whose mask changed at the last refresh, and those of them that came back into it.
+
+        0 from the freeze on, and for the first mask, which changes nothing that was there.
+        """
 
     @property
     def master(self) -> nn.Parameter:
@@ -101,6 +104,8 @@ class SparseTraining:
             layer.sparse.set(action, whole_gradient=self.restrict is Restrict.UPDATE)
             if action.pattern is not None and self._due(layer, action, step):
                 due.setdefault(action.pattern, []).append(layer)
+            elif action.frozen:
+                layer.flips = layer.entries = torch.zeros((), dtype=torch.int64)
         for pattern, layers in due.items():
             self._refresh(layers, pattern)
         if self.method.frozen_from(self.phases) == step:
@@ -130,11 +135,11 @@ class SparseTraining:
 
     @contextmanager
     def hard_masked(self) -> Iterator[None]:
-        """Within it the model computes as it would be exported now: the target's mask, hard."""
+        """Within it the model computes as `finish` would leave it now: under the target's mask, hard."""
         kept = {name: (layer.sparse.action, layer.mask.clone()) for name, layer in self.layers.items()}
         targets: dict[Sparsity, list[SparseLayer]] = {}
         for layer in self.layers.values():
-            if not layer.sparse.action.frozen:
+            if self.method.prunes and not layer.sparse.action.frozen:
                 targets.setdefault(layer.pattern, []).append(layer)
                 layer.sparse.set(Action(layer.pattern))
         for pattern, layers in targets.items():
@@ -150,13 +155,13 @@ class SparseTraining:
     def finish(self) -> dict[str, Tensor]:
         """Put hard-masked weights into the model, remove the parametrisations, and return the masks.
 
-        A method that never froze is masked by its target's mask now, whatever beta was.
+        A method that never froze is masked by its target's mask now, whatever beta was, also in its dense phase; only
+        one that does not prune has no masks.
         """
         found = {}
         for layer in self.layers.values():
-            action = layer.sparse.action
-            if action.pattern is not None:
-                if not action.frozen:
+            if self.method.prunes:
+                if not layer.sparse.action.frozen:
                     layer.mask.copy_(self._masks([layer], layer.pattern)[layer.name])
                 with torch.no_grad():
                     layer.master.masked_fill_(~layer.mask, 0.0)
@@ -177,7 +182,8 @@ class SparseTraining:
     def _refresh(self, layers: list[SparseLayer], pattern: Sparsity) -> None:
         for name, mask in self._masks(layers, pattern).items():
             layer = self.layers[name]
-            layer.flips = torch.count_nonzero(layer.mask != mask)
+            # All ones stand where no mask was taken yet; a product, because asking would wait for the device.
+            layer.flips = torch.count_nonzero(layer.mask != mask) * ~layer.mask.all()
             layer.entries = torch.count_nonzero(mask & ~layer.mask)
             layer.mask.copy_(mask)
 
@@ -209,10 +215,3 @@ def forget(optimizer: torch.optim.Optimizer, parameter: Tensor, mask: Tensor) ->
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value.masked_fill_(~mask, 0.0)
-
-
-def remask(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Apply final masks to averaged weights, in place: an average mixes weights of different masks."""
-    for name, mask in masks.items():
-        with torch.no_grad():
-            weights[name].masked_fill_(~mask, 0.0)

@@ -87,4 +87,10 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_each_product_is_measured_or_refused() -> None:
     row = apart(Shape("small", 64, 64, 64), 2)
     assert set(row["products"]) == set(DENSE | SPARSE)
-    assert all(found.get("refused") or len(found["ms"]) == 2 for found in row["products"].values())
+    measured = {name: found for name, found in row["products"].items() if "refused" not in found}
+    assert set(measured) >= {"fp16", "bf16"}
+    for name, found in measured.items():
+        assert len(found["ms"]) == 2, name
+        assert min(found["ms"]) > 0, name
+        assert found["error"] < 5e-3, name
+    assert all(found["refused"] for name, found in row["products"].items() if name not in measured)

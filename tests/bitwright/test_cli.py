@@ -63,7 +63,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_verb_and_the_help_of_a_field_is_its_description() -> None:
     text = bitwright("--help").stdout
-    verbs = ("devices", "compress", "export", "verify", "measure", "report", "upscale", "demo")
+    verbs = ("devices", "compress", "export", "unpack", "verify", "measure", "report", "upscale", "demo")
     assert all(verb in text for verb in verbs)
     assert "Largest loss of quality that is allowed" in bitwright("compress", "--help").stdout
 
@@ -208,3 +208,10 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.Captu
     quiet.advance(handle)
     quiet.stop(handle)
     assert capsys.readouterr().err == "calibrating [conv]: 3 of 4, about 0 s left\n"
+
+
+def test_a_packed_file_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "is not a file" in error_line(bitwright("unpack", tmp_path / "none.safetensors"))
+    (tmp_path / "net.safetensors").write_bytes(b"nothing")
+    assert "is not a packed N:M file" in error_line(bitwright("unpack", tmp_path / "net.safetensors"))
+    assert not (tmp_path / "unpacked.safetensors").exists()

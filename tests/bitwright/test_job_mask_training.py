@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from rich.console import Console
 
+from bitwright.cli.bars import LineReporter
 from bitwright.foundation.errors import UsageError
+from bitwright.foundation.progress import reporting_to
 from bitwright.report.mask_chart import TITLES, training_charts
 from bitwright.report.pruned import MaskTrainingResult
 from bitwright.report.schema import Report
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
+from bitwright.runs.mask_rules import RESTRICTED
 from bitwright.runs.mask_training import mask_result, mask_settings
 from bitwright.runs.pruning import sparse
 from bitwright.runs.recovery import RECOVERED, recovered, settings_of
@@ -21,7 +26,8 @@ from bitwright.runs.request import CompressRequest, SparsityMethod
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
 from compress.graph import tensor
-from compress.sparsity import METHODS
+from compress.nm_pattern import Sparsity
+from compress.sparsity import METHODS, Phases
 from compress.sparsity.diagnostics_plot import PANELS
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
@@ -62,6 +68,19 @@ def test_the_method_that_is_asked_for_is_the_one_that_trains(data: Path, tmp_pat
     assert any(not torch.equal(v, found["ste"][n]) for n, v in found["mdgf_exponential"].items())
 
 
+def test_a_training_that_harms_does_not_replace_the_better_network(data: Path, tmp_path: Path) -> None:
+    """A rate that destroys all weights leaves the trained network at masks by magnitude, which lose more."""
+    at_once, _ = pruned_by(data, tmp_path / "one_shot", recover=24)
+    kept, told = pruned_by(data, tmp_path / "ste", recover=24, sparsity_method="ste", sparsity_rate=1.0)
+    assert told is not None
+    assert told.untrained_drop is not None
+    assert told.trained_drop is not None
+    assert told.trained_drop > told.untrained_drop
+    assert told.left_out
+    for name, value in at_once.items():
+        assert torch.equal(value, kept[name]), name
+
+
 def test_masks_that_are_taken_at_once_are_trained_under_where_a_share_is_given(data: Path, tmp_path: Path) -> None:
     at_once, _ = pruned_by(data, tmp_path / "at_once", recover=24)
     trained, told = pruned_by(data, tmp_path / "trained", recover=24, sparsity_share=0.5, sparsity_rate=1e-3)
@@ -83,7 +102,11 @@ def test_recovery_trains_in_8_bits_under_the_trained_mask(data: Path, tmp_path: 
         assert left is not None
         assert (asked[0].steps, left.steps) == (6, 14)
         assert (asked[1].freeze_v_at, asked[1].method) == ("auto", "sr_ste")
-        for stage in (sparse, nearest, reconstructed, recovered):
+        log = StringIO()
+        with reporting_to(LineReporter(Console(file=log, width=200))):
+            sparse(job)
+        assert "sparsity_freeze_v=auto changed nothing: it freezes after 2000 steps" in log.getvalue()
+        for stage in (nearest, reconstructed, recovered):
             stage(job)
         assert run.values("recovered")["steps"] == 14
         model = CompressedModel.load(run.path / RECOVERED, job.graph)
@@ -113,6 +136,8 @@ def test_a_whole_job_reports_its_mask_training(data: Path, tmp_path: Path, capsy
 def test_every_method_that_ends_in_a_mask_can_be_asked_for() -> None:
     assert set(get_args(SparsityMethod)) == set(METHODS) - {"dense"}
     assert set(TITLES) == set(PANELS)
+    at_once = {n for n, m in METHODS.items() if m.at(100, Phases(1000), Sparsity(n=1, m=8), 8).restricted}
+    assert set(RESTRICTED) == at_once - {"one_shot"}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +147,17 @@ def test_every_method_that_ends_in_a_mask_can_be_asked_for() -> None:
         ({"sparsity": "2:4", "sparsity_method": "ste"}, "give it --recover STEPS"),
         ({"sparsity": "2:4", "recover": 1, "sparsity_method": "ste"}, "at least 2"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_dense": 0.9}, "leave no step to prune in"),
+        (
+            {"sparsity": "2:4", "recover": 9, "sparsity_dense": 0.1},
+            "one_shot starts from its own",
+        ),
+        (
+            {"sparsity": "2:4", "recover": 9, "sparsity_method": "sr_ste", "sparsity_restrict": "update"},
+            "sr_ste restricts nothing",
+        ),
+        ({"sparsity": "2:4", "sparsity_search_steps": 9}, "2:4 is not searched for"),
+        ({"sparsity_search_steps": 9}, "give --sparsity too"),
+        ({"sparsity_except": "body"}, "give --sparsity too"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_method": "magic"}, "--sparsity-method"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_method": "dense"}, "--sparsity-method"),
         ({"sparsity": "2:4", "recover": 9, "sparsity_period": 11}, "--sparsity-period"),

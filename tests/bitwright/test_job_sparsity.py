@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ def test_whole_job_keeps_the_pattern_in_every_file_and_claims_no_speed(
     looked = verify_nm(out / "engine" / "model.onnx", plan.sparse_layers)
     assert looked[0].legality is not None
     assert looked[0].legality.zeros >= 7 / 8
-    unpack_model(out / PACKED, tmp_path / "back.safetensors")
+    back = command(capsys, "unpack", out / PACKED, "--out", tmp_path / "back.safetensors")
+    assert (back.code, back.out.strip()) == (0, str(tmp_path / "back.safetensors"))
     assert (tmp_path / "back.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert "size only" in (out / "report.html").read_text()
 
@@ -141,7 +143,7 @@ def test_a_search_that_trains_keeps_the_budget_and_goes_on_where_it_was_stopped(
 def test_a_search_for_any_pattern_is_refused_where_kernels_want_two_of_four(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     more = {"sparsity": "sls", "device": "rtx-4090"}
-    given = tiny_request(data, tmp_path, width=256, **more)
+    given = tiny_request(data, tmp_path, width=260, **more)
     with RunFolder.open(given) as run, pytest.raises(UsageError, match="give --sparsity auto"):
         sparse(Job.open(given, run))
 
@@ -170,7 +172,8 @@ def test_what_is_no_pattern_is_refused_in_one_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 1)
-    assert "2:4" in compress(capsys, net, photos, tmp_path / "run", "--sparsity", text).refusal() or text == "4:4"
+    refusal = compress(capsys, net, photos, tmp_path / "run", "--sparsity", text).refusal()
+    assert ("leave --sparsity out" if text == "4:4" else "2:4") in refusal
 
 
 def test_the_preview_says_what_would_be_pruned(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +183,30 @@ def test_the_preview_says_what_would_be_pruned(data: Path, tmp_path: Path, capsy
     assert shown.code == 0, shown.err
     assert "  2:4" in shown.out
     assert "last layer before the output" in shown.out
+    undecided = command(capsys, *words, "--sparsity", "auto", "--dry-run")
+    assert "  auto" in undecided.out
+    assert "  2:4" not in undecided.out
+
+
+def test_layers_that_are_named_stay_dense(data: Path, tmp_path: Path) -> None:
+    net = tiny_checkpoint(tmp_path, "wide.safetensors", width=16, depth=5)
+    plain = {**tiny_request(data, tmp_path, sparsity="2:4").model_dump(), "checkpoint": net}
+    runs = count()
+
+    def decided(asked: str) -> dict[str, str]:
+        given = CompressRequest.model_validate(plain | {"sparsity_except": asked, "out": tmp_path / f"run{next(runs)}"})
+        with RunFolder.open(given) as run:
+            found = Job.open(given, run).prunable
+        return {name: decision.reason for name, decision in found.items() if decision.pattern is None}
+
+    prunable = set(decided("")) ^ set(decided("*"))
+    assert len(prunable) == 3
+    one, *others = sorted(prunable)
+    assert decided(one)[one] == "kept dense by request"
+    assert not set(others) & set(decided(one))
+    assert prunable <= set(decided(f"{others[0]}, {one[:-1]}?, {others[1]}"))
+    with pytest.raises(UsageError, match=f"no layer '{one}x'; did you mean {one}"):
+        decided(f"{one}x")
 
 
 def test_a_curve_refuses_sparsity(data: Path, tmp_path: Path) -> None:

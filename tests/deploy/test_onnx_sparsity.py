@@ -124,3 +124,22 @@ def test_linear_layers_are_read_along_the_axis_that_each_operator_sums_over(tmp_
     assert not read_nm(linear(tmp_path / "b.onnx", "MatMul", weight), patterns)[0].holds
     assert read_nm(linear(tmp_path / "c.onnx", "MatMul", weight.T.copy()), patterns)[0].holds
     assert read_nm(linear(tmp_path / "d.onnx", "MatMul", weight, turned=True), patterns)[0].holds
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("perm", [[1, 0, 2, 3], [0, 1, 3, 2], None])
+def test_a_transposed_kernel_is_not_judged(tmp_path: Path, op: str, perm: list[int] | None) -> None:
+    """Its groups lie along another axis than that of the stored weight, which alone could be looked at."""
+    weight = np.zeros((8, 8, 1, 1), np.float32)
+    weight[:, 0::2] = 1.0
+    more = {} if perm is None else {"perm": perm}
+    nodes = [helper.make_node("Transpose", ["up.weight"], ["w"], **more), helper.make_node(op, ["x", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "turned", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(weight, "up.weight")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph), tmp_path / "net.onnx")
+    found = read_nm(tmp_path / "net.onnx", {"up": PATTERN})[0]
+    assert found.legality is None
+    assert not found.holds
+    assert "its weight is transposed by" in found.reason

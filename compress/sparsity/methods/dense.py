@@ -14,6 +14,7 @@ class Dense(Method):
     """W is trained as it is."""
 
     name: ClassVar[str] = "dense"
+    prunes: ClassVar[bool] = False
     freezes = False
 
     def decaying(self, u: float, target: Sparsity, channels: int) -> Action:

@@ -14,6 +14,8 @@ class Method(ABC):
     """A pure function from the position in the training to an action; it keeps no state."""
 
     name: ClassVar[str]
+    prunes: ClassVar[bool] = True
+    """Whether there is a mask in the end; also where the training ends in its dense phase."""
     freezes: bool = True
     """Whether the mask is fixed at S1; False: as published for STE and SR-STE, the mask moves to the last step."""
 

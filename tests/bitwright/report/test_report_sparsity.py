@@ -49,7 +49,7 @@ def test_a_training_of_masks_is_drawn_and_one_that_gained_nothing_is_told(report
         curves={"v_var": (1e-6, 0.0, 1e-8), "sad": (0.0, 0.0, 0.0)},
     )  # fmt: skip
     found = with_zeros(report, 1.0, training)
-    assert any("no better than one-shot" in check.text for check in verdict.checks(found))
+    assert any("was better than its start" in check.text for check in verdict.checks(found))
     page = build_html(found, run_folder)
     assert page.count('class="curve"') == 2
     assert "no step was better" in page
@@ -58,3 +58,19 @@ def test_a_training_of_masks_is_drawn_and_one_that_gained_nothing_is_told(report
     # What is not positive leaves a gap on a logarithmic axis.
     assert str(line((0, 10, 20), (1e-6, 0.0, 1e-8), "v", True)).count("M") == 2
     assert "Training of masks" not in build_html(with_zeros(report, 1.0), run_folder)
+
+
+def test_of_two_pruned_networks_both_drops_are_told_and_which_one_was_kept(report: Report, run_folder: Path) -> None:
+    training = MaskTrainingResult(
+        method="sr_ste", steps=40, best_step=30, seconds=1.0, before=30.0, after=31.0, untrained_drop=0.125,
+        trained_drop=0.375,
+    )  # fmt: skip
+    worse = with_zeros(report, 1.0, training)
+    assert any("left out" in check.text for check in verdict.checks(worse))
+    page = build_html(worse, run_folder)
+    assert "0.125" in page
+    assert "0.375" in page
+    assert "the training was left out" in page
+    better = with_zeros(report, 1.0, training.model_copy(update={"trained_drop": 0.0625}))
+    assert not any("left out" in check.text for check in verdict.checks(better))
+    assert "the trained one was kept" in build_html(better, run_folder)

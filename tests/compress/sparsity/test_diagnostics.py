@@ -121,3 +121,22 @@ def test_the_log_averages_every_few_steps_and_is_drawn(tmp_path: Path) -> None:
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(UsageError, match="no diagnostics"):
         plot_diagnostics({"ste": []}, path)
+
+
+def test_a_mask_that_is_taken_once_never_flips() -> None:
+    _, _, log = trained("one_shot", 12)
+    assert {(values.flip_rate, values.reentry_rate) for _, _, values in log.rows} == {(0.0, 0.0)}
+
+
+def test_flips_count_from_the_second_mask_to_the_freeze() -> None:
+    training = SparseTraining(nn.Linear(8, 4), {"": Sparsity(n=2, m=4)}, METHODS["ste_frozen"], Phases(10, 0.0, 0.5))
+    layer = training.layers[""]
+    found = []
+    for step in range(8):
+        with torch.no_grad():
+            layer.master.copy_(torch.arange(1.0, 33.0).reshape(4, 8).roll(step, 1))
+        training.begin(step)
+        found.append(int(layer.flips))
+    assert found[0] == 0
+    assert all(found[1:6])
+    assert found[6:] == [0, 0]

@@ -62,9 +62,6 @@ def test_a_pattern_that_does_not_fit_is_halved_and_said_so() -> None:
     assert "1:8 in place of 1:16" in found["grouped"].warning
     assert str(found["odd"].pattern) == "1:8"
     assert str(found["body"].pattern) == "1:16"
-    strict = decisions("1:16", shorten=False)
-    assert strict["grouped"].pattern is None
-    assert "8 input channels are not divided by groups of 16" in strict["grouped"].reason
 
 
 def test_where_channels_are_filled_up_the_last_group_is_short() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compress.sparsity.methods import METHODS
 from compress.sparsity.step_adam import StepAdam
-from compress.sparsity.training import SparseTraining, forget, remask
+from compress.sparsity.training import SparseTraining, forget
 from tests.compress.sparsity.method_helpers import PATTERN, PHASES, made, network, run, setup
 
 
@@ -99,9 +99,17 @@ def test_a_method_without_freeze_is_masked_at_the_end() -> None:
     assert int((dense.weight != 0).sum()) == 40
 
 
-def test_averaged_weights_are_masked_again() -> None:
-    masks = {"w": torch.tensor([[True, False], [False, True]])}
-    averaged = {"w": torch.full((2, 2), 3.0), "b": torch.ones(2)}
-    remask(averaged, masks)
-    assert averaged["w"].tolist() == [[3.0, 0.0], [0.0, 3.0]]
-    assert averaged["b"].tolist() == [1.0, 1.0]
+@pytest.mark.parametrize("step", [0, 20, 39])
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_judged_at_any_step_is_what_would_be_kept(name: str, step: int) -> None:
+    """In the dense phase too; the method without masks alone stays dense in both."""
+    layer, training, _ = setup(name)
+    for earlier in range(step + 1):
+        training.begin(earlier)
+    with training.hard_masked():
+        judged = layer.weight.detach().clone()
+        assert training.layers[""].sparse.active is (name != "dense")
+    masks = training.finish()
+    assert torch.equal(layer.weight, judged)
+    assert int((judged != 0).sum()) == (40 if name == "dense" else 10)
+    assert set(masks) == (set() if name == "dense" else {""})

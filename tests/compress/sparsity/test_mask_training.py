@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from bitwright.foundation.errors import UsageError
 from compress.graph import capture, layer_nodes, tensor, weight_name
 from compress.layer_table import LayerTable
 from compress.nm_pattern import Sparsity
+from compress.recovery import moving_masks
 from compress.recovery.checkpoint import Position
 from compress.recovery.mask_settings import MaskSettings
 from compress.recovery.schedule import PACE_STEPS
@@ -21,6 +23,7 @@ from compress.recovery.train_masks import STATE, TrainedMasks, Wanted, train_mas
 from compress.sparsity import METHODS, Restrict
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import input_norms, pruned, sparse_weights
+from compress.sparsity.step_adam import StepAdam
 from tests.compress.test_recovery import HELD_OUT, Crops, Small, batch
 
 SHORT = RecoverySettings(steps=40, batch=2, warm_up=4, ema=0.9, checks=4, log_every=1, layers_per_tap=2,
@@ -115,11 +118,27 @@ class StopError(Exception):
     [
         MaskSettings("mdgf_exponential", rate=2e-3, period=3),
         MaskSettings("sdgf_geometric", rate=2e-3, freeze_v_at=12),
-        MaskSettings("sr_ste", rate=2e-3, dense=0.1, restrict=Restrict.UPDATE, freeze_v_at="auto"),
+        MaskSettings("sr_ste", rate=2e-3, dense=0.1, restrict=Restrict.UPDATE),
+        MaskSettings("mdgf_exponential", rate=2e-3, restrict=Restrict.UPDATE, freeze_v_at="auto"),
     ],
 )
-def test_interrupted_training_ends_bit_equal(tmp_path: Path, masks: MaskSettings) -> None:
+def test_interrupted_training_ends_bit_equal(
+    tmp_path: Path, masks: MaskSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's v is looked at in steps 10, 20, 30 here, between which it is cut."""
+    made: list[StepAdam] = []
+
+    def short(*given: Any, **more: Any) -> StepAdam:
+        made.append(StepAdam(*given, betas=(0.9, 0.9), threshold=1.0, **more))
+        return made[-1]
+
+    monkeypatch.setattr(moving_masks, "StepAdam", short)
     whole = trained(masks, folder=tmp_path / "whole")
+    if masks.freeze_v_at == "auto":
+        ended = made[0].param_groups[0]
+        assert ended["frozen"]
+        v_steps = {state["v_steps"] for state in made[0].state.values()}
+        assert v_steps == {20}
     for cut in (11, 37):
         folder = tmp_path / str(cut)
 
@@ -146,6 +165,10 @@ def test_a_time_budget_freezes_the_mask_after_its_pace_is_known() -> None:
     assert (phases.start, phases.end) == (0, PACE_STEPS)
     late = MaskSettings(dense=0.1).phases(1000, PACE_STEPS)
     assert (late.start, late.end) == (100, 850)
+    for dense in (0.01, 0.5, 0.84, 0.99):
+        for total in (PACE_STEPS + 1, 30, 50, 1000):
+            short = MaskSettings(dense=dense, fine_tune=0.005).phases(total, PACE_STEPS)
+            assert PACE_STEPS <= short.start < short.end <= total
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,13 @@ def test_nan_is_an_error_that_names_the_layer() -> None:
             nm_masks({"body.1": Scored(torch.ones(2, 8), LINEAR), "body.2": Scored(broken, LINEAR)}, pattern)
 
 
+def test_nan_does_not_hide_behind_ties() -> None:
+    """A group with NaN keeps too few and an all-tied one too many: their numbers may cancel out."""
+    scores = torch.tensor([[torch.nan, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0]])
+    with pytest.raises(UsageError, match="hold NaN"):
+        nm_mask(scores, Sparsity(n=2, m=4), LINEAR)
+
+
 def test_groups_never_reach_into_the_next_row() -> None:
     """Trap: a 3-channel stem of 8 filters holds a multiple of 8 weights, and a plain reshape groups across filters."""
     stem = torch.rand(8, 3, 3, 3)

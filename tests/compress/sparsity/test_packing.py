@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bitwright.foundation.errors import CheckpointError, UsageError
@@ -128,3 +129,22 @@ def test_files_round_trip_and_are_smaller(tmp_path: Path) -> None:
     tensors["a.weight"][0, :2] = 1.0
     with pytest.raises(UsageError, match=r"a\.weight: the weight cannot be packed"):
         save_packed(path, tensors, {"a.weight": (pattern, kind)})
+
+
+@pytest.mark.parametrize("layout", [Layout.COORDINATE, Layout.BITMAP, Layout.COMBINATORIAL])
+def test_an_incomplete_or_damaged_file_is_told_in_one_line(tmp_path: Path, layout: Layout) -> None:
+    pattern, kind, path = Sparsity.parse("1:8"), WeightLayout(LayerKind.CONV), tmp_path / "packed.safetensors"
+    save_packed(path, {"w": sparse(pattern, (8, 16, 3, 3), kind, torch.float32)}, {"w": (pattern, kind)}, layout)
+    with safe_open(path, framework="pt") as file:
+        whole, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    assert set(whole) == {"w/values", "w/index"}
+    for part in whole:
+        save_file({name: value for name, value in whole.items() if name != part}, path, metadata=metadata)
+        with pytest.raises(CheckpointError, match=f"lacks the tensor {part}; the file is incomplete"):
+            load_packed(path)
+        save_file(whole | {part: whole[part][:-1].clone()}, path, metadata=metadata)
+        with pytest.raises(CheckpointError, match="the packed weight w is damaged: its values and places"):
+            load_packed(path)
+    save_file(whole, path, metadata={"bitwright": metadata["bitwright"].replace("1:8", "8:1")})
+    with pytest.raises(CheckpointError, match="the packed weight w is damaged: "):
+        load_packed(path)

@@ -21,7 +21,7 @@ from compress.sparsity.methods import METHODS
 from compress.sparsity.training import SparseTraining
 from deploy.onnx_sparsity import verify_nm
 from hw_profiles import DType, Op, RuntimeEngine
-from hw_profiles.sparsity_support import work_left
+from hw_profiles.sparsity_support import Use, work_left
 from tests.compress.sparsity.method_helpers import PATTERN, PHASES
 from tests.deploy.test_onnx_sparsity import PATTERNS, exported
 
@@ -74,7 +74,7 @@ def test_a_mask_does_not_survive_the_transform_domain_of_winograd() -> None:
     for runtime in ("onnxruntime", "openvino", "ncnn", "litert"):
         assert runtime in {engine.value for engine in RuntimeEngine}
         for dtype in DType:
-            assert work_left(runtime, Op.CONV, dtype, 2, 4, in_channels=512, out_channels=512) == 1.0
+            assert work_left(Use(runtime, Op.CONV, dtype, 2, 4, in_channels=512, out_channels=512)) == 1.0
 
 
 @pytest.mark.parametrize("quantised", [False, True])

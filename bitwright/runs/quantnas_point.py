@@ -100,5 +100,6 @@ def _write_found(bench: Bench, found: Found, folder: Path, warm_up: int) -> None
     for suffix in ("svg", "png"):
         draw_architecture(found.genotype, folder / f"architecture.{suffix}")
     shared = bench.space.share_cell_alphas
-    tokens = {(s.shared if shared else s.name).replace(".", "_"): s.tokens for s in bench.space.wiring.sites}
-    draw_alphas(found.alphas, tokens, bench.space.bits, folder / "alphas.png", warm_up=warm_up)
+    sites = {(s.shared if shared else s.name).replace(".", "_"): s for s in bench.space.wiring.sites}
+    tokens, bits = {n: s.tokens for n, s in sites.items()}, {n: s.bits for n, s in sites.items()}
+    draw_alphas(found.alphas, tokens, bits, folder / "alphas.png", warm_up=warm_up)

@@ -61,6 +61,9 @@ class QuantnasRequest(BaseModel):
     bits: tuple[int, ...] | None = Field(
         default=None, description="Bit widths to choose from; with latency, by default those that the device has."
     )
+    end_bits: int = Field(
+        default=8, ge=0, description="Least bit width of the layers that read or make the picture; 0: any, as searched."
+    )
     fixed_bits: int | None = Field(default=None, description="Bit width of what is not searched.")
     table: Path | None = Field(default=None, description="Latency table of `bitwright profile`, before estimates.")
     input_size: tuple[int, int] | None = Field(

@@ -27,14 +27,14 @@ def derive(space: SearchSpace, logits: Mapping[str, Tensor], *, adq: bool = Fals
     """The genotype of `logits` ([operations * bits] by layer name). Of equals, the first."""
     layers = {}
     for site in space.wiring.sites:
-        table = logits[site.name].detach().double().view(len(site.operations), len(space.bits))
+        table = logits[site.name].detach().double().view(len(site.operations), len(site.bits))
         if how is Derivation.JOINT:
-            chosen, bit = divmod(int(table.flatten().argmax()), len(space.bits))
+            chosen, bit = divmod(int(table.flatten().argmax()), len(site.bits))
         else:
             # The softmax's own normalisation is the same for all operations of a layer.
             chosen = int(torch.logsumexp(table, 1).argmax())
             bit = int(table[chosen].argmax())
-        layers[site.name] = Choice(site.tokens[chosen], space.bits[bit])
+        layers[site.name] = Choice(site.tokens[chosen], site.bits[bit])
     return Genotype.of(space, layers, adq=adq)
 
 

@@ -42,7 +42,7 @@ class LatencyCosts:
 def legal_widths(space: SearchSpace, profile: DeviceProfile, runtime: str) -> dict[int, PrecisionRule]:
     """The rule that executes each bit width of the space; UsageError for one that the device has no rule for."""
     found = {}
-    for bits in space.bits:
+    for bits in space.all_bits:
         rule = _rule(profile, runtime, bits)
         if rule is None:
             known = ", ".join(sorted({str(w) for w, a in profile.legal_bits(Op.CONV, runtime) if w == a}))
@@ -80,7 +80,7 @@ def latency_costs(space: SearchSpace, where: Where, measured: LatencyTable | Non
     for site in space.wiring.sites:
         rows = []
         for chosen in site.operations:
-            cells = [[known.ms(c, site.factor, rules[b]) for c in chosen.convs] for b in space.bits]
+            cells = [[known.ms(c, site.factor, rules[b]) for c in chosen.convs] for b in site.bits]
             counted[0] += sum(found for row in cells for _, found in row)
             counted[1] += sum(len(row) for row in cells)
             rows.append([sum(ms for ms, _ in row) for row in cells])
@@ -89,8 +89,9 @@ def latency_costs(space: SearchSpace, where: Where, measured: LatencyTable | Non
     source = f"{where.profile.id}, {where.runtime}, {where.height}x{where.width}: "
     source += f"{share:.0%} of convolution times measured, the rest estimated by roofline"
     fixed = _fixed_ms(space, known)
+    sites = {site.name: site for site in space.wiring.sites}
     boundaries = tuple(
-        Boundary(producer, consumer, _crossing(space, consumer, where, rules))
+        Boundary(producer, consumer, _crossing(sites[producer], sites[consumer], where, rules))
         for producer, consumer in space.wiring.edges
         if len({rule.executes_as for rule in rules.values()}) > 1
     )
@@ -177,14 +178,13 @@ def _fixed_ms(space: SearchSpace, known: _Known) -> float:
     return total
 
 
-def _crossing(space: SearchSpace, consumer: str, where: Where, rules: dict[int, PrecisionRule]) -> torch.Tensor:
+def _crossing(producer: Site, consumer: Site, where: Where, rules: dict[int, PrecisionRule]) -> torch.Tensor:
     """A conversion reads the tensor in one type and writes it in the other."""
-    site: Site = next(s for s in space.wiring.sites if s.name == consumer)
-    elements = site.inputs * where.height * where.width * site.factor**2
+    elements = consumer.inputs * where.height * where.width * consumer.factor**2
     rows = []
-    for producer_bits in space.bits:
+    for producer_bits in producer.bits:
         row = []
-        for consumer_bits in space.bits:
+        for consumer_bits in consumer.bits:
             types = [rules[b].executes_as for b in (producer_bits, consumer_bits)]
             moved = bytes_moved(0, elements, elements, 8, types[0].bits) // 2
             moved += bytes_moved(0, elements, elements, 8, types[1].bits) // 2

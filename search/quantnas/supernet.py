@@ -35,15 +35,17 @@ class Supernet(nn.Module):
         fixed = QuantSettings(mode=fixed_mode, act_quant=settings.act_quant)
 
         def layer(site: Site) -> nn.Module:
-            return MixedLayer(site, space.bits, settings, self.table, recompute=recompute)
+            return MixedLayer(site, settings, self.table, recompute=recompute)
 
         def unit(spec: ConvSpec) -> nn.Module:
             return QuantConv(spec, (space.fixed_bits,), fixed)
 
         self.body = Topology(space, layer=layer, unit=unit, adq=adq)
-        choices = len(space.bits)
         self.logits = nn.ParameterDict(
-            {module_key(self.name_of(s)): nn.Parameter(torch.zeros(len(s.operations) * choices)) for s in self.sites}
+            {
+                module_key(self.name_of(s)): nn.Parameter(torch.zeros(len(s.operations) * len(s.bits)))
+                for s in self.sites
+            }
         )
 
     @property

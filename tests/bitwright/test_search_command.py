@@ -28,15 +28,16 @@ def test_smoke_run_meets_its_budgets_resumes_and_is_loaded_as_any_checkpoint(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["search", "quantnas", "--preset", "smoke", "--data", str(data / "sr" / "test" / "Set5"), "--width", "6",
-             "--out", str(tmp_path / "run"), "--budget", "40M", "--budget", "80M", "--json", "--set", "batch=2",
+             "--out", str(tmp_path / "run"), "--budget", "120M", "--budget", "200M", "--json", "--set", "batch=2",
              "--set", "retrain.epochs=1"]  # fmt: skip
     assert run(words) == 0
     result = json.loads(capsys.readouterr().out)
-    for point, budget in zip(result["points"], (40e6, 80e6), strict=True):
+    for point, budget in zip(result["points"], (120e6, 200e6), strict=True):
         assert point["budget"] == budget
         assert point["cost"] == point["bitops"]["32x32"] <= budget
         folder = tmp_path / "run" / point["name"]
         genotype = Genotype.load(folder / "genotype.json")
+        assert {genotype.layers[name].bits for name in genotype.search_space().wiring.ends} == {8}
         loaded = load_checkpoint(folder / "network.safetensors")
         assert loaded.architecture == "searched-basic"
         assert loaded.parameters == point["parameters"]
@@ -110,6 +111,16 @@ def test_latency_searches_only_widths_that_the_device_gains_from(data: Path, tmp
     counted = Bench.open(_request(data, tmp_path, device=X86, cost="bitops"))
     assert counted.table.unit == "BitOps"
     assert counted.runs_as == {4: "int8", 8: "int8"}
+
+
+@pytest.mark.parametrize("device", [None, X86])
+def test_the_layers_at_the_picture_have_8_bits_unless_others_are_asked_for(
+    data: Path, tmp_path: Path, device: str | None
+) -> None:
+    for asked, widths in ({}, (8,)), ({"end_bits": 0}, (4, 8)):
+        space = Bench.open(_request(data, tmp_path, device=device, cost="bitops", preset="paper-b", **asked)).space
+        assert {s.bits for s in space.wiring.sites if s.name in ("upsample.0", "tail.0")} == {widths}
+        assert {s.bits for s in space.wiring.sites if s.name not in ("upsample.0", "tail.0")} == {(4, 8)}
 
 
 def test_settings_by_name() -> None:

@@ -8,20 +8,33 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.quantnas import Mode, NoiseSource, QuantSettings, Supernet
+from bitwright.foundation.errors import UsageError
+from hw_profiles import load_profile
+from search.quantnas import (
+    Mode,
+    NoiseSource,
+    QuantSettings,
+    Supernet,
+    Where,
+    bitops_costs,
+    derive,
+    latency_costs,
+    network_bitops,
+)
 from search.quantnas.mixed_layer import Candidate, MixedLayer
 from search.quantnas.projection import Projection, project
 from search.quantnas.quant_conv import QuantConv, convolve
 from search.quantnas.quant_settings import ActQuant
 from search.quantnas.quantisers import HwgqActivation, LsqActivation, LsqWeight, round_over_range
-from workloads.super_resolution.models.searched import ConvSpec, Site, load_space, operation
+from workloads.super_resolution.models.searched import Choice, ConvSpec, Genotype, Site, load_space, operation
 
 TOKENS = ("simple_3x3", "growth1_1x1", "3x3_increase_2", "1x1_decrease_2", "skip_connect", "zero")
 SPEC = ConvSpec(4, 6, (3, 3))
 
 
-def _site(tokens: tuple[str, ...] = TOKENS, channels: int = 4) -> Site:
-    return Site("l", "l", channels, channels, 1, tuple(operation(t, channels, channels, channels) for t in tokens))
+def _site(bits: tuple[int, ...], tokens: tuple[str, ...] = TOKENS, channels: int = 4) -> Site:
+    made = tuple(operation(t, channels, channels, channels) for t in tokens)
+    return Site("l", "l", channels, channels, 1, made, bits)
 
 
 def _plain(candidate: Candidate, x: Tensor) -> Tensor:
@@ -37,7 +50,7 @@ def _plain(candidate: Candidate, x: Tensor) -> Tensor:
 
 def test_float_mixture_is_the_weighted_sum_of_its_operations() -> None:
     torch.manual_seed(0)
-    layer = MixedLayer(_site(), (4, 8), QuantSettings(mode=Mode.FLOAT))
+    layer = MixedLayer(_site((4, 8)), QuantSettings(mode=Mode.FLOAT))
     alpha = torch.softmax(torch.randn(12), 0).view(6, 2).requires_grad_()
     layer.weigh(alpha)
     x = torch.randn(2, 4, 6, 7)
@@ -130,7 +143,7 @@ def test_direct_steps_are_registered_trained_and_saved() -> None:
 def test_one_hot_direct_mixture_is_the_derived_convolution_bit_for_bit() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 9, 8)
-    layer = MixedLayer(_site(("simple_3x3", "growth1_3x3")), (2, 4, 8), QuantSettings(mode=Mode.DIRECT))
+    layer = MixedLayer(_site((2, 4, 8), ("simple_3x3", "growth1_3x3")), QuantSettings(mode=Mode.DIRECT))
     alpha = torch.zeros(2, 3)
     alpha[1, 1] = 1.0
     layer.weigh(alpha)
@@ -148,7 +161,7 @@ def test_one_hot_direct_mixture_is_the_derived_convolution_bit_for_bit() -> None
 
 
 def test_a_choice_of_probability_zero_is_not_run() -> None:
-    layer = MixedLayer(_site(("simple_3x3", "simple_1x1")), (8,), QuantSettings(mode=Mode.DIRECT))
+    layer = MixedLayer(_site((8,), ("simple_3x3", "simple_1x1")), QuantSettings(mode=Mode.DIRECT))
     layer.weigh(torch.tensor([[1.0], [0.0]]))
     layer.candidates[1].units = nn.ModuleList([nn.Identity()])
     assert layer(torch.randn(1, 4, 5, 5)).shape == (1, 4, 5, 5)
@@ -195,7 +208,7 @@ def test_fixed_parts_keep_their_bits_and_float_mode_has_none() -> None:
 
 
 def test_separate_mode_has_weights_of_its_own_for_each_pair() -> None:
-    layer = MixedLayer(_site(("simple_3x3", "simple_1x1")), (4, 8), QuantSettings(mode=Mode.SEPARATE))
+    layer = MixedLayer(_site((4, 8), ("simple_3x3", "simple_1x1")), QuantSettings(mode=Mode.SEPARATE))
     assert len(layer.candidates) == 4
     x = torch.randn(1, 4, 5, 5)
     layer.weigh(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
@@ -226,3 +239,32 @@ def test_projections() -> None:
     kept = sum(int((m > 0).sum()) for m in masked) / 200
     assert 1.7 < kept < 2.4
     assert torch.equal(project(logits, Projection.MASKED, 1.0, False), torch.softmax(logits, 0))
+
+
+@pytest.mark.parametrize("mode", [Mode.NOISE, Mode.DIRECT, Mode.SEPARATE])
+def test_layers_with_widths_of_their_own_are_mixed_priced_and_derived_within_them(mode: Mode) -> None:
+    space = load_space("rfdn").resized(width=12, cells=1).with_ends(8)
+    net = Supernet(space, QuantSettings(mode=mode), adq=True)
+    assert {n: len(p) for n, p in net.logits.items() if n in ("upsample_0", "tail_0")} == {"upsample_0": 9, "tail_0": 6}
+    with torch.no_grad():
+        for logits in net.logits.values():
+            # 4 bits everywhere that has them, and the last operation.
+            logits.copy_(torch.arange(len(logits)).float())
+            if len(logits) == 18:
+                logits[1::2] -= 9
+    x = torch.rand(1, 3, 16, 16)
+    net.measure_steps(x)
+    assert net(x).shape == (1, 3, 64, 64)
+    genotype = derive(space, {s.name: net.logits_of(s) for s in net.sites})
+    assert genotype.layers["tail.0"] == ("growth1_5x5", 8)
+    assert genotype.layers["upsample.0"] == ("simple_5x5_grouped_2", 8)
+    assert {c.bits for n, c in genotype.layers.items() if n.startswith("cells")} == {4}
+    table = bitops_costs(space)
+    assert table.of(genotype) + table.fixed == network_bitops(genotype, 32, 32)
+    narrow = Genotype.of(space, genotype.layers | {"tail.0": Choice("growth1_5x5", 4)}, adq=False)
+    with pytest.raises(UsageError, match=r"layer tail\.0 has 4 bits"):
+        table.of(narrow)
+    timed = latency_costs(space.resized(bits=(8, 32)), Where(load_profile("x86-avx512-vnni-bf16"), "openvino")).table
+    shapes = {(e.producer, e.consumer): tuple(e.costs.shape) for e in timed.boundaries}
+    assert shapes["upsample.0", "tail.0"] == (1, 1)
+    assert shapes["cells.0.body.0", "cells.0.skip.1"] == (2, 2)

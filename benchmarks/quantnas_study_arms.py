@@ -150,8 +150,8 @@ class Study:
     work: Path
 
     def budget(self, level: float) -> float:
-        """BitOps at 32x32 of the fixed network with `level` bits in its searched layers; layers with widths of their own
-        have at least the narrowest of those.
+        """BitOps at 32x32 of the fixed network with `level` bits in its searched layers; those with widths of their own
+        have at least the narrowest of them.
         """
         table, total = bitops_costs(self.space), 0.0
         for site in self.space.wiring.sites:

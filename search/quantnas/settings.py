@@ -26,7 +26,8 @@ class SearchSettings:
     `share` is the paper's rho: half of it goes to the weights' pictures, half to the architecture's, the rest selects.
     `penalty` weighs expected cost over that of the uniform start. With `budget`, in the table's unit and for the whole
     network, it is only the start of the multiplier, which grows by `dual_rate` times the relative excess of the network
-    that the logits stand for, at every step. `replay`: capture the steps on a GPU.
+    that the logits stand for, at every step. `replay`: capture the steps on a GPU. `scale_rate`: of the logarithms of
+    quantisers' steps, which at the weights' rate stay where they start.
     """
 
     epochs: int = 20
@@ -36,6 +37,7 @@ class SearchSettings:
     patch: int = 45
     share: float = 0.7
     weight_rate: float = 1e-3
+    scale_rate: float = 1e-2
     weight_decay: float = 3e-8
     clip: float = 5.0
     alpha_rate: float = 3e-4
@@ -101,6 +103,7 @@ class RetrainSettings:
     batch: int = 32
     patch: int = 45
     rate: float = 1e-4
+    scale_rate: float = 1e-2
     weight_decay: float = 0.0
     clip: float | None = None
     float_epochs: int = 0

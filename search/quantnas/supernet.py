@@ -117,7 +117,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def measure_steps(self, x: Tensor) -> None:
-        """Set the activation steps of all quantisers from a batch."""
+        """Set the steps of all quantisers, those of activations from a batch, layer after layer."""
         set_measuring(self, True)
         self(x)
         set_measuring(self, False)

@@ -59,7 +59,7 @@ def test_activations_of_the_found_network_are_not_clipped_where_the_search_saw_n
         unit(x)
         quantiser.activation.measuring = False
         limits.append(quantiser.limit())
-        assert quantiser.limit() > float(x.max())
+        assert 0.95 * float(x.max()) < quantiser.limit() < 1.1 * float(x.max())
         unit(10 * x).sum().backward()
         assert float(quantiser.activation.log_step.grad) != 0
     assert limits[1] == pytest.approx(100 * limits[0])
@@ -138,7 +138,7 @@ def test_float_epochs_exchange_no_quantiser_and_leave_every_step_to_the_optimise
     patches = _patches(data)
     whole = retrain(genotype, patches, settings, score=score, processes=ALONE)
     assert len(calls) == 2, "epochs in float are no candidates"
-    again = retrain(genotype, patches, dataclasses.replace(settings, rate=1e-12), score=score, processes=ALONE)
+    again = retrain(genotype, patches, dataclasses.replace(settings, scale_rate=1e-12), score=score, processes=ALONE)
     still = dict(again.network.named_parameters())
     steps = [n for n, _ in whole.network.named_parameters() if "log_step" in n]
     moved = [n for n in steps if not torch.allclose(still[n], whole.network.get_parameter(n), atol=1e-4)]

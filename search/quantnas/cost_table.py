@@ -13,21 +13,13 @@ from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
 from hw_profiles import bitops
+from search.quantnas.assignment import Assignment, Boundary
 from workloads.super_resolution.models.searched import FixedSite, Genotype, SearchSpace
 from workloads.super_resolution.models.searched.attention import coarse_sides, esa_convs
 
 BITOPS = "BitOps"
 REPORTED_SIDES = (32, 256)
 """LR sides that costs are reported at; the first one is what the literature's figures use."""
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """What passing a tensor from one layer to another adds, [bits of the producer, bits of the consumer]."""
-
-    producer: str
-    consumer: str
-    costs: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,8 +76,11 @@ class CostTable:
 
     @property
     def least(self) -> float:
-        """Cost of the cheapest choices, boundaries left out."""
-        return sum(float(costs.min()) for costs in self.costs.values())
+        """Cost of the cheapest network found; without boundaries, of the cheapest one."""
+        assignment = Assignment(groups_of(self.space), self.boundaries)
+        costs = {name: one.detach().cpu().double().numpy() for name, one in self.costs.items()}
+        places = assignment.best({name: -one for name, one in costs.items()}, 1.0)
+        return sum(float(costs[name][place]) for name, place in places.items()) + assignment.passing(places)
 
     @property
     def most(self) -> float:
@@ -102,6 +97,15 @@ class CostTable:
             costs={n: c * own + other.costs[n] * theirs for n, c in self.costs.items()},
             fixed=self.fixed * own + other.fixed * theirs, boundaries=tuple(boundaries),
         )  # fmt: skip
+
+
+def groups_of(space: SearchSpace) -> tuple[tuple[str, ...], ...]:
+    """Names of the layers that have one choice together: one each, or those of all cells that share logits."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for site in space.wiring.sites:
+        name = site.shared if space.share_cell_alphas else site.name
+        groups[name] = (*groups.get(name, ()), site.name)
+    return tuple(groups.values())
 
 
 def bitops_costs(space: SearchSpace, *, height: int = 32, width: int = 32, exponent: int = 2) -> CostTable:

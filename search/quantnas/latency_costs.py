@@ -10,7 +10,8 @@ import torch
 from bitwright.foundation.errors import UsageError
 from hw_profiles import DeviceProfile, DType, Op, PrecisionRule, bytes_moved, estimate_ms
 from hw_profiles.latency_table import LatencyTable
-from search.quantnas.cost_table import Boundary, CostTable
+from search.quantnas.assignment import Boundary
+from search.quantnas.cost_table import CostTable
 from search.quantnas.quantisers import FLOAT_BITS
 from workloads.super_resolution.models.searched import ConvSpec, SearchSpace, Site
 from workloads.super_resolution.models.searched.attention import coarse_sides, esa_convs

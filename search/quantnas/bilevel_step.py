@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from compress.training.processes import Processes
 from compress.training.replay import adam, replays, set_share, stepped
 from search.quantnas.cost_table import CostTable
-from search.quantnas.entropy import sparsity_loss
-from search.quantnas.projection import Projection
+from search.quantnas.entropy import Sparsity, sparsity_loss
+from search.quantnas.projection import Projection, scaled
 from search.quantnas.quant_settings import NoiseSource
 from search.quantnas.quantisers import is_step
 from search.quantnas.settings import SearchSettings
@@ -87,8 +87,11 @@ class BilevelStep:
         return loss.detach()
 
     def _sparsity(self) -> Tensor:
-        settings = self.settings
-        return sparsity_loss(self.net.logits.values(), settings.sparsity, settings.entropy_reduction)
+        settings, net = self.settings, self.net
+        if settings.sparsity is Sparsity.ENTROPY:
+            mixed = (scaled(one, net.projection, net.temperature) for one in net.logits.values())
+            return sparsity_loss(mixed, settings.sparsity, settings.entropy_reduction)
+        return sparsity_loss(net.logits.values(), settings.sparsity, settings.entropy_reduction)
 
     def _pixels(self, x: Tensor, target: Tensor) -> Tensor:
         device = x.device.type
@@ -105,5 +108,5 @@ class BilevelStep:
 def will_replay(settings: SearchSettings, processes: Processes) -> bool:
     """Whether both halves of a step are captured on a GPU."""
     on_host = settings.recompute or settings.projection is Projection.MASKED
-    on_host |= settings.quant.source is NoiseSource.TABLE or len(set(settings.temperature)) > 1
+    on_host |= settings.quant.source is NoiseSource.TABLE or len(set(settings.temperatures)) > 1
     return replays(processes, settings.replay and not on_host)

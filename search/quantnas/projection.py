@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Projection(StrEnum):
-    """How logits become weights while training; in evaluation it is the softmax always."""
+    """How logits become weights while training; in evaluation they are the probabilities, see `probabilities`."""
 
     SOFTMAX = "softmax"
     GUMBEL = "gumbel"
@@ -20,14 +20,28 @@ class Projection(StrEnum):
     """Each choice is kept with probability 2 / n, at least one, and the softmax is taken over those."""
 
 
+GUMBELS = {Projection.GUMBEL, Projection.GUMBEL_HARD}
+
+
+def scaled(logits: Tensor, kind: Projection, temperature: float) -> Tensor:
+    """The logits whose softmax is the mixture: divided by the temperature, but not for Gumbel samples, which are drawn
+    with softmax(logits) at any temperature; it only smooths them.
+    """
+    return logits if kind in GUMBELS else logits / temperature
+
+
+def probabilities(logits: Tensor, kind: Projection, temperature: float) -> Tensor:
+    """The mixture that a search stands for, [n]."""
+    return torch.softmax(scaled(logits, kind, temperature), 0)
+
+
 def project(logits: Tensor, kind: Projection, temperature: float, training: bool) -> Tensor:
     """Weights [n] that add up to 1. `temperature` divides the logits, of the plain softmax too (1: no effect)."""
-    if kind in {Projection.GUMBEL, Projection.GUMBEL_HARD} and training:
-        return F.gumbel_softmax(logits, tau=temperature, hard=kind is Projection.GUMBEL_HARD, dim=0)
-    scaled = logits / temperature
-    if kind is Projection.MASKED and training:
+    if not training or kind is Projection.SOFTMAX:
+        return probabilities(logits, kind, temperature)
+    if kind is Projection.MASKED:
         chosen = torch.rand_like(logits) < 2 / len(logits)
         if not bool(chosen.any()):
             chosen[int(torch.randint(len(logits), ()))] = True
-        scaled = scaled.masked_fill(~chosen, -torch.inf)
-    return torch.softmax(scaled, 0)
+        return torch.softmax((logits / temperature).masked_fill(~chosen, -torch.inf), 0)
+    return F.gumbel_softmax(logits, tau=temperature, hard=kind is Projection.GUMBEL_HARD, dim=0)

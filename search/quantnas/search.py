@@ -25,6 +25,7 @@ from search.quantnas.data_split import Split
 from search.quantnas.derive import derive, derive_within
 from search.quantnas.entropy import Sparsity, entropy_coefficient
 from search.quantnas.footprint import Footprint, footprint
+from search.quantnas.projection import probabilities
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, SearchSettings
 from search.quantnas.supernet import Supernet
 from workloads.super_resolution.models.searched import Genotype, SearchSpace
@@ -152,15 +153,13 @@ class Search:
         return self.processes.mean(torch.stack(losses).mean())
 
     def _genotype(self) -> Genotype:
-        logits = {site.name: self.net.logits_of(site) for site in self.net.sites}
-        return derive(self.space, logits, adq=self.settings.adq, how=self.settings.derivation)
+        return derive(self.space, self.net.scaled_logits(), adq=self.settings.adq, how=self.settings.derivation)
 
     def _found(self, needs: Footprint) -> Found:
         settings, corrected, genotype = self.settings, 0, self._genotype()
         if settings.budget is not None:
-            logits = {site.name: self.net.logits_of(site) for site in self.net.sites}
             genotype, corrected = derive_within(
-                self.space, logits, self.table, settings.budget - self.table.fixed, adq=settings.adq,
+                self.space, self.net.scaled_logits(), self.table, settings.budget - self.table.fixed, adq=settings.adq,
                 how=settings.derivation,
             )  # fmt: skip
         shapes = {self.net.name_of(s).replace(".", "_"): (len(s.operations), -1) for s in self.net.sites}
@@ -194,7 +193,7 @@ class Search:
 
     def _probabilities(self, name: str) -> Tensor:
         logits: Tensor = self.net.logits[name]
-        return torch.softmax(logits.detach().float().cpu(), 0)
+        return probabilities(logits.detach().float().cpu(), self.net.projection, self.net.temperature)
 
     def _check_budget(self) -> None:
         budget, table = self.settings.budget, self.table

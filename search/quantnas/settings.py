@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from bitwright.foundation.errors import UsageError
 from search.quantnas.derive import Derivation
 from search.quantnas.entropy import EntropyReduction, Sparsity
-from search.quantnas.projection import Projection
+from search.quantnas.projection import GUMBELS, Projection
 from search.quantnas.quant_settings import ActQuant, QuantSettings
 
 PATCH_SIDE, PATCH_STRIDE = 200, 70
@@ -50,7 +50,7 @@ class SearchSettings:
     dual_rate: float = 1e-3
     derivation: Derivation = Derivation.JOINT
     projection: Projection = Projection.SOFTMAX
-    temperature: tuple[float, float] = (1.0, 1.0)
+    temperature: tuple[float, float] | None = None
     adq: bool = True
     quant: QuantSettings = field(default_factory=QuantSettings)
     recompute: bool = False
@@ -77,16 +77,22 @@ class SearchSettings:
             raise UsageError("search: penalty and sparsity_weight must not be negative, dual_rate must be positive")
         if self.budget is not None and self.budget <= 0:
             raise UsageError(f"search: budget must be positive, not {self.budget}")
-        if min(self.temperature) <= 0:
+        if min(self.temperatures) <= 0:
             raise UsageError(f"search: temperatures must be positive, not {self.temperature}")
 
     def fingerprint(self) -> str:
         """Hash of what decides the result; how often it is saved and logged, and how it is run, do not."""
         return _hash(asdict(self))
 
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """The first and the last one; where none is given, those of the paper for Gumbel samples, and else 1."""
+        default = (10.0, 0.1) if self.projection in GUMBELS else (1.0, 1.0)
+        return default if self.temperature is None else self.temperature
+
     def temperature_at(self, epoch: int) -> float:
         """Linear from the first to the last epoch behind the warm-up."""
-        first, last = self.temperature
+        first, last = self.temperatures
         span = max(1, self.epochs - self.warm_up - 1)
         return first + (last - first) * min(1.0, max(0.0, (epoch - self.warm_up) / span))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from search.quantnas.mixed_layer import MixedLayer
 from search.quantnas.operand_noise import NoiseTable
-from search.quantnas.projection import Projection, project
+from search.quantnas.projection import Projection, probabilities, project, scaled
 from search.quantnas.quant_conv import QuantConv
 from search.quantnas.quant_settings import Mode, QuantSettings
 from search.quantnas.quantisers import set_measuring
@@ -62,13 +62,18 @@ class Supernet(nn.Module):
         found: Tensor = self.logits[module_key(self.name_of(site))]
         return found
 
+    def scaled_logits(self) -> dict[str, Tensor]:
+        """The logits of each layer whose softmax is its mixture at the present temperature, [operations * bits]."""
+        return {s.name: scaled(self.logits_of(s), self.projection, self.temperature) for s in self.sites}
+
     def alphas(self) -> dict[str, Tensor]:
-        """softmax of the logits of each layer, [operations, bits]."""
+        """The mixture of each layer at the present temperature, [operations, bits]."""
         made: dict[str, Tensor] = {}
         for site in self.sites:
             name = self.name_of(site)
             if name not in made:
-                made[name] = torch.softmax(self.logits_of(site), 0).view(len(site.operations), -1)
+                flat = probabilities(self.logits_of(site), self.projection, self.temperature)
+                made[name] = flat.view(len(site.operations), -1)
         return {site.name: made[self.name_of(site)] for site in self.sites}
 
     def forward(self, x: Tensor) -> Tensor:

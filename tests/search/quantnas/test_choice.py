@@ -98,6 +98,24 @@ def test_joint_and_marginal_differ_where_mass_is_spread() -> None:
     assert marginal.layers["cells.0.body.0"] == Choice("simple_5x5", 4)
 
 
+def test_marginal_derivation_stays_marginal_within_a_budget() -> None:
+    """A layer that the budget need not touch keeps the operation with the greatest whole probability."""
+    space = load_space("rfdn").resized(cells=1)
+    p = torch.full((9, 2), 1e-6)
+    p[1] = torch.tensor([0.31, 0.0001])
+    p[2] = torch.tensor([0.30, 0.29])
+    logits = _logits(p.log().flatten())
+    logits["tail.0"] = torch.zeros(12)
+    logits["tail.0"][-1] = 0.1
+    table = bitops_costs(space)
+    dear = derive(space, logits, how=Derivation.MARGINAL)
+    budget = 0.9 * table.of(dear)
+    found, changed = derive_within(space, logits, table, budget, how=Derivation.MARGINAL)
+    assert changed > 0
+    assert found.layers["cells.0.body.0"] == dear.layers["cells.0.body.0"] == Choice("simple_5x5", 4)
+    assert table.of(found) <= budget
+
+
 def test_what_a_budget_leaves_is_spent_on_the_most_probable_choices() -> None:
     """Layers that are alike all change at one price, though the budget holds with half of them unchanged."""
     space = load_space("rfdn").resized(cells=2)

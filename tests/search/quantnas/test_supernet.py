@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
+from compress.training.processes import Processes
 from hw_profiles import load_profile
 from search.quantnas import (
     Mode,
     NoiseSource,
     QuantSettings,
+    SearchSettings,
     Supernet,
     Where,
     bitops_costs,
@@ -19,13 +21,15 @@ from search.quantnas import (
     latency_costs,
     network_bitops,
 )
+from search.quantnas.bilevel_step import BilevelStep
 from search.quantnas.mixed_layer import Candidate, MixedLayer
-from search.quantnas.projection import Projection, project
+from search.quantnas.projection import Projection, probabilities, project
 from search.quantnas.quant_conv import QuantConv, convolve
 from search.quantnas.quantisers import LsqActivation, round_over_range
 from workloads.super_resolution.models.searched import Choice, ConvSpec, Genotype, Site, load_space, operation
 
 TOKENS = ("simple_3x3", "growth1_1x1", "3x3_increase_2", "1x1_decrease_2", "skip_connect", "zero")
+ALONE = Processes(0, 1, torch.device("cpu"))
 SPEC = ConvSpec(4, 6, (3, 3))
 
 
@@ -75,6 +79,43 @@ def test_gradients_of_every_mode_reach_weights_and_logits_alone(mode: Mode) -> N
     net(x).square().mean().backward()
     assert all(p.grad is None for p in net.weight_parameters())
     assert all(bool(p.grad.any()) for p in net.architecture_parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
+def test_cost_entropy_and_probabilities_are_those_of_the_mixture_that_runs(temperature: float) -> None:
+    space = load_space("basic").resized(width=6, cells=1)
+    net = Supernet(space, QuantSettings(mode=Mode.FLOAT))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for logits in net.logits.values():
+            logits.normal_()
+    net.temperature = temperature
+    x = torch.rand(1, 3, 8, 8)
+    ran = net(x)
+    assert torch.allclose(net.weighted(x, net.alphas()), ran)
+    steps = BilevelStep(net, bitops_costs(space), SearchSettings(), ALONE)
+    cost, terms = steps.mixture()
+    alphas = [torch.softmax(p.detach() / temperature, 0) for p in net.logits.values()]
+    assert terms == pytest.approx(sum(float(-(a * a.log()).sum()) for a in alphas), rel=1e-5)
+    named = {n: a.view(len(s.operations), -1) for (n, a), s in zip(
+        ((s.name, torch.softmax(net.logits_of(s).detach() / temperature, 0)) for s in net.sites), net.sites, strict=True
+    )}  # fmt: skip
+    assert cost == pytest.approx(float(bitops_costs(space).expected(named)))
+    if temperature != 1:
+        net.temperature = 1.0
+        assert not torch.allclose(net(x), ran)
+
+
+def test_gumbel_samples_cool_down_and_have_the_probabilities_of_their_logits() -> None:
+    sampled = SearchSettings(epochs=5, warm_up=1, projection=Projection.GUMBEL)
+    assert [sampled.temperature_at(epoch) for epoch in range(5)] == pytest.approx([10, 10, 6.7, 3.4, 0.1])
+    assert SearchSettings().temperatures == SearchSettings(projection=Projection.MASKED).temperatures == (1.0, 1.0)
+    assert SearchSettings(projection=Projection.GUMBEL_HARD, temperature=(2.0, 1.0)).temperatures == (2.0, 1.0)
+    torch.manual_seed(0)
+    logits = torch.tensor([1.0, 0.0, -1.0])
+    drawn = torch.stack([project(logits, Projection.GUMBEL_HARD, 10.0, True) for _ in range(4000)]).mean(0)
+    assert torch.allclose(drawn, probabilities(logits, Projection.GUMBEL_HARD, 10.0), atol=0.03)
+    assert torch.equal(project(logits, Projection.GUMBEL, 10.0, False), torch.softmax(logits, 0))
 
 
 def test_shared_logits_serve_every_cell() -> None:

@@ -10,7 +10,7 @@ from bitwright.runs.quantnas_request import QuantnasRequest
 from hw_profiles import DeviceProfile, DType, load_profile
 from hw_profiles.latency_table import LatencyTable
 from search.quantnas import CostTable, Where, bitops_costs, latency_costs
-from search.quantnas.latency_costs import legal_widths, native_widths, off_step
+from search.quantnas.latency_costs import has_width, native_widths, next_wider, off_step
 from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.models.searched import SearchSpace
 from workloads.super_resolution.models.searched.attention import MIN_INPUT_SIDE
@@ -50,7 +50,14 @@ class Bench:
         else:
             space = _ended(request, space)
             table = _bitops(request, space)
-            runs_as = {bits: rule.executes_as.value for bits, rule in legal_widths(space, profile, runtime).items()}
+            rules = next_wider(space, profile, runtime)
+            runs_as = {bits: rule.executes_as.value for bits, rule in rules.items()}
+            remarks += [
+                f"{profile.id} has no {bits}-bit convolutions on {runtime}: they "
+                + (f"run as {runs_as[bits]}" if bits in rules else "cannot run there")
+                for bits in space.all_bits
+                if not has_width(profile, runtime, bits)
+            ]
         same = [b for b, executed in runs_as.items() if executed == DType.INT8.value and b < 8]
         if same:
             widths = ", ".join(map(str, same))

@@ -15,6 +15,7 @@ from search.quantnas.cost_table import CostTable
 from search.quantnas.quantisers import FLOAT_BITS
 from workloads.super_resolution.models.searched import ConvSpec, SearchSpace, Site
 from workloads.super_resolution.models.searched.attention import coarse_sides, esa_convs
+from workloads.super_resolution.models.searched.space import BITS
 
 _CONVOLUTION = "convolution"
 
@@ -53,6 +54,20 @@ def legal_widths(space: SearchSpace, profile: DeviceProfile, runtime: str) -> di
             )
         found[bits] = rule
     return found
+
+
+def has_width(profile: DeviceProfile, runtime: str, bits: int) -> bool:
+    """Whether the device has a rule for convolutions of this width."""
+    return _rule(profile, runtime, bits) is not None
+
+
+def next_wider(space: SearchSpace, profile: DeviceProfile, runtime: str) -> dict[int, PrecisionRule]:
+    """The rule that each bit width of the space is executed by, or that of the next wider one where the device has none
+    of its own; without entry: a width that nothing on the device is wide enough for.
+    """
+    tried = {bits: (_rule(profile, runtime, wider) for wider in BITS if wider >= bits) for bits in space.all_bits}
+    found = {bits: next((rule for rule in rules if rule is not None), None) for bits, rules in tried.items()}
+    return {bits: rule for bits, rule in found.items() if rule is not None}
 
 
 def native_widths(space: SearchSpace, profile: DeviceProfile, runtime: str) -> tuple[int, ...]:

@@ -113,6 +113,18 @@ def test_latency_searches_only_widths_that_the_device_gains_from(data: Path, tmp
     assert counted.runs_as == {4: "int8", 8: "int8"}
 
 
+def test_counted_widths_need_no_rule_of_the_device_and_the_report_says_what_they_run_as(
+    data: Path, tmp_path: Path
+) -> None:
+    counted = Bench.open(_request(data, tmp_path, device=X86, cost="bitops", bits=(3, 8)))
+    assert counted.space.bits == (3, 8)
+    assert counted.runs_as == {3: "int8", 8: "int8"}
+    assert f"{X86} has no 3-bit convolutions on openvino: they run as int8" in counted.notes
+    assert not any("no 8-bit" in remark for remark in counted.notes)
+    with pytest.raises(UsageError, match=r"3-bit .* count --cost bitops"):
+        Bench.open(_request(data, tmp_path, device=X86, width=48, bits=(3, 8)))
+
+
 @pytest.mark.parametrize("device", [None, X86])
 def test_the_layers_at_the_picture_have_8_bits_unless_others_are_asked_for(
     data: Path, tmp_path: Path, device: str | None

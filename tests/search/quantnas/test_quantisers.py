@@ -12,8 +12,8 @@ from compress.training.processes import Processes
 from compress.training.replay import adam, set_share
 from search.quantnas import Mode, QuantSettings, SearchSettings, Supernet, bitops_costs
 from search.quantnas.bilevel_step import BilevelStep
-from search.quantnas.quant_conv import QuantConv
-from search.quantnas.quant_settings import ActQuant
+from search.quantnas.quant_conv import QuantConv, convolve
+from search.quantnas.quant_settings import ActQuant, NoiseRange
 from search.quantnas.quantisers import HwgqActivation, LsqActivation, LsqWeight
 from workloads.super_resolution.models.searched import ConvSpec, load_space
 
@@ -110,3 +110,16 @@ def test_hwgq_rounds_and_clips_as_its_table_says() -> None:
     assert HwgqActivation(4).state_dict().keys() == {"fixed"}
     unit = QuantConv(SPEC, (8,), QuantSettings(mode=Mode.DIRECT, act_quant=ActQuant.HWGQ))
     assert unit.quantisers[0].limit() == pytest.approx(0.0203006 * 255)
+
+
+def test_evaluation_rounds_with_the_steps_that_the_noise_imitates() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 4, 9, 9)
+    q = torch.tensor([0.0, 1.0])
+    unit = QuantConv(SPEC, (8, 4), QuantSettings(range=NoiseRange.LSQ_STEP))
+    step, of_weight = 2 * float(x.mean()) / math.sqrt(15), 2 * float(unit.weight.abs().mean()) / math.sqrt(7)
+    rounded = step * torch.clamp(torch.round(x / step), 0, 15)
+    weight = of_weight * torch.clamp(torch.round(unit.weight / of_weight), -8, 7)
+    assert torch.allclose(unit.rounded(x, q, None), convolve(rounded, weight, SPEC), atol=1e-5)
+    unit.settings = QuantSettings()
+    assert not torch.allclose(unit.rounded(x, q, None), convolve(rounded, weight, SPEC), atol=1e-3)

@@ -215,7 +215,8 @@ class Search:
         share = len(self.processes.share(self.settings.batch))
         seed_step(self.settings.seed, -2, self.processes.rank)
         passes = 2 if will_replay(self.settings, self.processes) else 1
-        needs = footprint(self.net, self.split.weights[0], self.settings, share, passes)
+        sharing = self.processes.size
+        needs = footprint(self.net, self.split.weights[0], self.settings, share, passes, sharing)
         if self.processes.first:
             note(f"search: {self.space.name}, {len(self.net.sites)} layers, {self.per_epoch} steps an epoch; "
                  f"{needs.describe()}")  # fmt: skip

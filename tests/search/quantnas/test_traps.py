@@ -210,6 +210,6 @@ def test_layers_that_are_computed_twice_keep_less(data: Path) -> None:
         footprint(Supernet(SPACE, settings.quant, recompute=recompute), sample, settings, 8).bytes
         for recompute in (False, True)
     ]
-    assert kept[1] < 0.5 * kept[0]
+    assert kept[1] < 0.7 * kept[0]
     once, twice = (footprint(Supernet(SPACE, settings.quant), sample, settings, 8, passes).bytes for passes in (1, 2))
     assert once < twice < 2 * once

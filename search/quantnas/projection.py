@@ -6,7 +6,6 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class Projection(StrEnum):
@@ -35,13 +34,24 @@ def probabilities(logits: Tensor, kind: Projection, temperature: float) -> Tenso
     return torch.softmax(scaled(logits, kind, temperature), 0)
 
 
-def project(logits: Tensor, kind: Projection, temperature: float, training: bool) -> Tensor:
-    """Weights [n] that add up to 1. `temperature` divides the logits, of the plain softmax too (1: no effect)."""
+def project(logits: Tensor, kind: Projection, temperature: float, training: bool,
+            generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+    """Weights [n] that add up to 1. `temperature` divides the logits, of the plain softmax too (1: no effect).
+
+    `generator`: of samples, on the logits' device; without it, torch's own.
+    """
     if not training or kind is Projection.SOFTMAX:
         return probabilities(logits, kind, temperature)
     if kind is Projection.MASKED:
-        chosen = torch.rand_like(logits) < 2 / len(logits)
+        drawn = torch.rand(len(logits), generator=generator, device=logits.device)
+        chosen = drawn < 2 / len(logits)
         if not bool(chosen.any()):
-            chosen[int(torch.randint(len(logits), ()))] = True
+            # Of independent draws, the least is anywhere with the same probability.
+            chosen[int(drawn.argmin())] = True
         return torch.softmax((logits / temperature).masked_fill(~chosen, -torch.inf), 0)
-    return F.gumbel_softmax(logits, tau=temperature, hard=kind is Projection.GUMBEL_HARD, dim=0)
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    soft = torch.softmax((logits + noise) / temperature, 0)
+    if kind is Projection.GUMBEL:
+        return soft
+    hard = torch.zeros_like(soft).scatter_(0, soft.argmax(0, keepdim=True), 1.0)
+    return hard - soft.detach() + soft

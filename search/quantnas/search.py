@@ -18,7 +18,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from compress.training.processes import Processes
 from compress.training.samples import batches
-from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
+from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step, step_seed
 from search.quantnas.bilevel_step import BilevelStep, will_replay
 from search.quantnas.cost_table import CostTable
 from search.quantnas.data_split import Split
@@ -32,6 +32,8 @@ from workloads.super_resolution.models.searched import Genotype, SearchSpace
 
 STATE = "search.safetensors"
 MULTIPLIER = "multiplier"
+EVERYONE = -1
+"""In place of a rank: what all processes draw alike."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Search:
         while position.step < total:
             epoch = position.step // self.per_epoch
             seed_step(settings.seed, position.step, self.processes.rank)
+            if not self.steps.replayed:
+                self.net.seed_choices(step_seed(settings.seed, position.step, EVERYONE))
             self.net.temperature = settings.temperature_at(epoch)
             ended = (position.step + 1) % self.per_epoch == 0
             logged = ended or (position.step + 1) % settings.log_every == 0

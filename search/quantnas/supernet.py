@@ -31,6 +31,7 @@ class Supernet(nn.Module):
         self.space, self.settings = space, settings
         self.projection, self.temperature = Projection.SOFTMAX, 1.0
         self.table = NoiseTable(seed)
+        self._draws: torch.Generator | None = None
         fixed_mode = Mode.FLOAT if settings.mode is Mode.FLOAT else Mode.DIRECT
         fixed = QuantSettings(mode=fixed_mode, act_quant=settings.act_quant)
 
@@ -76,13 +77,22 @@ class Supernet(nn.Module):
                 made[name] = flat.view(len(site.operations), -1)
         return {site.name: made[self.name_of(site)] for site in self.sites}
 
+    def seed_choices(self, seed: int) -> None:
+        """Draw choices by a seed of their own from now on, alike in all processes, whatever noise each of them draws:
+        a choice that is not run gives its weights no gradient, and gradients are averaged together.
+        """
+        device = next(self.logits.parameters()).device
+        if self._draws is None or self._draws.device != device:
+            self._draws = torch.Generator(device)
+        self._draws.manual_seed(seed)
+
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge a batch with the present mixture."""
         made: dict[str, Tensor] = {}
         for site in self.sites:
             name = self.name_of(site)
             if name not in made:
-                flat = project(self.logits_of(site), self.projection, self.temperature, self.training)
+                flat = project(self.logits_of(site), self.projection, self.temperature, self.training, self._draws)
                 made[name] = flat.view(len(site.operations), -1)
         return self.weighted(x, {site.name: made[self.name_of(site)] for site in self.sites})
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitwright.cli.app import run
 from bitwright.foundation.errors import UsageError
+from bitwright.runs import compress, quantnas
 from bitwright.runs.quantnas_bench import Bench
 from bitwright.runs.quantnas_request import QuantnasRequest, assigned, quantity
+from bitwright.runs.quantnas_result import QuantnasPoint
 from compress.graph import capture, layer_nodes
+from compress.training.processes import Processes
 from search.quantnas import Mode
 from workloads.loading import load_checkpoint
 from workloads.super_resolution.models.searched import Genotype
@@ -111,6 +117,32 @@ def test_latency_searches_only_widths_that_the_device_gains_from(data: Path, tmp
     counted = Bench.open(_request(data, tmp_path, device=X86, cost="bitops"))
     assert counted.table.unit == "BitOps"
     assert counted.runs_as == {4: "int8", 8: "int8"}
+
+
+def test_compression_begins_when_the_processes_have_parted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the group the others would wait for the first one as long as a barrier lets them."""
+    seen = []
+
+    @contextmanager
+    def group() -> Iterator[Processes]:
+        yield Processes(0, 1, torch.device("cpu"))
+        seen.append("parted")
+
+    def found(*_: object) -> QuantnasPoint:
+        return QuantnasPoint(
+            name="p", budget=None, penalty=0.1, cost=1.0, corrected=0, bitops={}, parameters=1, held_out=30.0,
+            evaluated=None, search_seconds=1.0, genotype="g", network="n",
+        )  # fmt: skip
+
+    monkeypatch.setattr(quantnas, "processes", group)
+    monkeypatch.setattr(quantnas, "carry_out", found)
+    monkeypatch.setattr(compress, "compress", lambda *_, **__: seen.append("compressed"))
+    request = _request(data, tmp_path, device=X86, cost="bitops", compress=True)
+    quantnas.search(request)
+    assert seen == ["parted", "compressed"]
+    assert (request.out / quantnas.RESULT).is_file()
 
 
 def test_counted_widths_need_no_rule_of_the_device_and_the_report_says_what_they_run_as(

@@ -130,7 +130,7 @@ class _Known:
             if kernel.inputs and kernel.outputs and len(kernel.inputs[0].shape) == 4:
                 key = (
                     kernel.precision, kernel.inputs[0].shape[1:], kernel.outputs[0].shape[1:], kernel.window,
-                    kernel.groups or 1,
+                    kernel.groups or 1, kernel.stride or (1, 1),
                 )  # fmt: skip
                 self._times.setdefault(key, []).append(row.ms.p50)
         self._ratios: dict[DType, float] = {}
@@ -143,8 +143,10 @@ class _Known:
     def at(self, spec: ConvSpec, before: tuple[int, int], after: tuple[int, int],
            rule: PrecisionRule) -> tuple[float, bool]:  # fmt: skip
         """The same with its sizes before and after."""
-        key = (rule.executes_as.value, (spec.inputs, *before), (spec.outputs, *after), spec.kernel, spec.groups)
-        if key in self._times:
+        key = (rule.executes_as.value, (spec.inputs, *before), (spec.outputs, *after), spec.kernel, spec.groups,
+               (spec.stride, spec.stride))  # fmt: skip
+        # Tables record no dilation; padding follows from the sizes.
+        if spec.dilation == 1 and key in self._times:
             return statistics.median(self._times[key]), True
         return self._estimate(spec, before, after, rule) * self._ratio(rule), False
 
@@ -160,7 +162,7 @@ class _Known:
         """Median of measured over estimated times of all measured convolutions of this precision; 1 without any."""
         if rule.executes_as not in self._ratios:
             ratios = []
-            for (precision, inputs, outputs, window, groups), times in self._times.items():
+            for (precision, inputs, outputs, window, groups, _), times in self._times.items():
                 if precision != rule.executes_as.value or window is None:
                     continue
                 assert isinstance(inputs, tuple)

@@ -73,8 +73,10 @@ class SearchSettings:
             raise UsageError(f"search: warm_up must leave epochs to search in, not {self.warm_up} of {self.epochs}")
         if not 0 < self.share < 1:
             raise UsageError(f"search: share is above 0 and below 1, not {self.share}")
-        if self.penalty < 0 or self.sparsity_weight < 0 or self.dual_rate <= 0:
-            raise UsageError("search: penalty and sparsity_weight must not be negative, dual_rate must be positive")
+        _positive("search", self, "weight_rate", "scale_rate", "clip", "alpha_rate", "dual_rate")
+        _not_negative("search", self, "weight_decay", "penalty", "sparsity_weight", "save_seconds", "workers")
+        if not all(0 <= beta < 1 for beta in self.alpha_betas):
+            raise UsageError(f"search: alpha_betas are at least 0 and below 1, not {self.alpha_betas}")
         if self.budget is not None and self.budget <= 0:
             raise UsageError(f"search: budget must be positive, not {self.budget}")
         if min(self.temperatures) <= 0:
@@ -132,12 +134,26 @@ class RetrainSettings:
         if not 0 <= self.float_epochs < self.epochs:
             held = f"{self.float_epochs} of {self.epochs}"
             raise UsageError(f"retraining: float_epochs must leave epochs that round, not {held}")
-        if self.rate <= 0:
-            raise UsageError(f"retraining: rate must be positive, not {self.rate}")
+        _positive("retraining", self, "rate", "scale_rate", "clip")
+        _not_negative("retraining", self, "weight_decay", "save_seconds", "workers")
 
     def fingerprint(self) -> str:
         """Hash of what decides the result."""
         return _hash(asdict(self))
+
+
+def _positive(what: str, settings: SearchSettings | RetrainSettings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"{what}: {name} must be positive, not {value}")
+
+
+def _not_negative(what: str, settings: SearchSettings | RetrainSettings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not value >= 0:
+            raise UsageError(f"{what}: {name} must not be negative, not {value}")
 
 
 def _hash(values: dict[str, object]) -> str:

@@ -78,6 +78,15 @@ def test_smoke_run_meets_its_budgets_resumes_and_is_loaded_as_any_checkpoint(
         (["--set", "epoch=3"], "did you mean epochs"),
         (["--set", "quant.mode=loud"], "'noise', 'direct'"),
         (["--set", "epochs=0"], "at least 1"),
+        (["--set", "alpha_rate=-1"], "alpha_rate must be positive, not -1"),
+        (["--set", "weight_rate=0"], "weight_rate must be positive"),
+        (["--set", "clip=0"], "search: clip must be positive"),
+        (["--set", "weight_decay=-1"], "weight_decay must not be negative"),
+        (["--set", "alpha_betas=[0.5, 1.0]"], "alpha_betas are at least 0 and below 1"),
+        (["--set", "retrain.clip=0"], "retraining: clip must be positive"),
+        (["--set", "retrain.rate=-1"], "retraining: rate must be positive"),
+        (["--budget", "1G", "--budget", "1000M"], "--budget has one value twice"),
+        (["--preset", "paper-b", "--input-size", "14x14"], "at least 15 pixels"),
         (["--bits", "four"], "such as 4,8"),
         (["--preset", "smoke-2"], "did you mean smoke"),
         (["--compress"], "--compress needs"),
@@ -178,6 +187,8 @@ def test_settings_by_name() -> None:
     assert request.search(budget=3.0).budget == 3.0
     assert request.retraining().rate == 0.5
     assert request.points() == (("penalty-1e-05", None, 1e-5),)
+    near = request.model_copy(update={"budgets": (12345670.0, 12345671.0, 1e9)})
+    assert [name for name, _, _ in near.points()] == ["budget-12345670.0", "budget-12345671.0", "budget-1e+09"]
     assert quantity("4.6G") == 4.6e9
     with pytest.raises(UsageError, match="none of quant, retrain"):
         assigned(["deploy.x=1"])

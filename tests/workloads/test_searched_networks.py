@@ -126,6 +126,49 @@ def test_a_space_of_ones_own_is_one_small_file(tmp_path: Path) -> None:
         ({"width": 35}, "groups do not divide"),
         ({"cells": 0}, "either cells"),
         ({"colour": 3}, "Extra inputs"),
+        ({"network": ["a = head.0(x)", "c = cells(a)", "d = cells(c)"]}, "'d = cells.*the cells are used twice"),
+        (
+            {
+                "network": [
+                    "a = head.0(x)",
+                    "b = head.1(x)",
+                    "n = normalise.body(a)",
+                    "c = cells(n)",
+                    "f = residual.body(a, c)",
+                    "e = upsample.0(f)",
+                    "u = shuffle(e)",
+                    "t = tail.0(u)",
+                    "r = tail.1(t)",
+                    "y = add(u, r)",
+                ]
+            },
+            r"'b = head\.1\(x\)': no step reads 'b'",
+        ),
+        (
+            {
+                "cell": [
+                    "n = normalise.cell(z)",
+                    "b = body.0(n)",
+                    "c = body.1(b)",
+                    "s = skip.0(n)",
+                    "g = add(s, c)",
+                    "q = residual.cell(z, g)",
+                    "y = residual.cell(q, g)",
+                ]
+            },
+            r"residual\.cell is used twice",
+        ),
+        (
+            {"cell": ["n = normalise.cell(z)", "m = normalise.cell(n)", "y = body.0(m)"]},
+            r"normalise\.cell is used twice",
+        ),
+        (
+            {
+                "fixed": {"smooth": {"kind": "conv", "out": "width", "kernel": 4}},
+                "network": ["a = head.0(x)", "y = smooth(a)"],
+            },
+            "smooth has a kernel of 4; it must be odd",
+        ),
     ],
 )
 def test_a_space_that_does_not_fit_says_where(tmp_path: Path, changes: dict[str, object], says: str) -> None:

@@ -147,6 +147,7 @@ class _Walk:
         self.residuals: list[tuple[str, int]] = []
         self.normalised: set[str] = set()
         self.used: set[str] = set()
+        self.ran_cells = False
 
     def run(self, steps: Sequence[Step], values: dict[str, _Value], prefix: str) -> _Value:
         here: set[str] = set()
@@ -164,6 +165,9 @@ class _Walk:
                 raise ValueError(f"step {str(step)!r}: {error}") from error
             if step.what in self.layers or step.what in self.parts:
                 here.add(step.what)
+        read = {name for step in steps for name in step.inputs}
+        if unread := [step for step in steps[:-1] if step.target not in read]:
+            raise ValueError(f"step {str(unread[0])!r}: no step reads {unread[0].target!r}")
         return values[steps[-1].target]
 
     def _step(self, step: Step, inputs: list[_Value], prefix: str) -> _Value:
@@ -179,7 +183,10 @@ class _Walk:
         if family == "residual" or step.what == "add":
             return self._sum(step, inputs, origins, prefix)
         if family == "normalise":
-            self.normalised.add(prefix + step.what.partition(".")[2])
+            name = prefix + step.what.partition(".")[2]
+            if name in self.normalised:
+                raise ValueError(f"{step.what} is used twice")
+            self.normalised.add(name)
             return first
         if step.what == "concat":
             if len({value.factor for value in inputs}) > 1:
@@ -213,6 +220,8 @@ class _Walk:
         self.used.add(name)
         outputs = value.channels if part.kind == "esa" else part.outputs
         if part.kind == "conv":
+            if part.kernel % 2 == 0:
+                raise ValueError(f"{name} has a kernel of {part.kernel}; it must be odd to keep the size")
             ConvSpec(value.channels, outputs, (part.kernel, part.kernel))
         inner = part.outputs if part.kind == "esa" else outputs
         self.fixed.append(FixedSite(prefix + name, part.kind, value.channels, inner, part.kernel, value.factor))
@@ -224,10 +233,16 @@ class _Walk:
             held = " and ".join(f"{value.channels} channels at x{value.factor}" for value in inputs)
             raise ValueError(f"what is added must be alike, not {held}")
         if step.what != "add":
-            self.residuals.append((prefix + step.what.partition(".")[2], inputs[0].channels))
+            name = prefix + step.what.partition(".")[2]
+            if name in dict(self.residuals):
+                raise ValueError(f"{step.what} is used twice")
+            self.residuals.append((name, inputs[0].channels))
         return _Value(inputs[0].channels, inputs[0].factor, origins)
 
     def _cells(self, value: _Value, *, together: bool) -> _Value:
+        if self.ran_cells:
+            raise ValueError("the cells are used twice")
+        self.ran_cells = True
         outputs = []
         for number in range(self.cells):
             made = self.run(self.cell, {CELL_INPUT: value}, f"cells.{number}.")

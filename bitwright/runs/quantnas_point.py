@@ -56,6 +56,7 @@ def carry_out(bench: Bench, name: str, budget: float | None, penalty: float | No
         log.close()
     point = QuantnasPoint(
         name=name, budget=budget, penalty=penalty, cost=found.cost, corrected=found.corrected,
+        final_penalty=found.penalty, expected=found.expected,
         bitops={f"{s}x{s}": network_bitops(found.genotype, s, s) for s in REPORTED_SIDES},
         parameters=parameters, held_out=quality, evaluated=None if evaluated is None else evaluated[0],
         evaluated_published=None if evaluated is None else evaluated[1], search_seconds=found.seconds,

@@ -42,11 +42,14 @@ class Found:
 
     `alphas`: probabilities at the start and after each epoch, [records, operations, bits] by name of the logits.
     `corrected`: layers that were changed after the last step because the most probable network broke the budget.
+    `penalty`: the coefficient of the cost at the end, which a budget has moved; `expected`: the mixture's cost there.
     """
 
     genotype: Genotype
     cost: float
     corrected: int
+    penalty: float
+    expected: float
     history: tuple[dict[str, float], ...]
     alphas: Mapping[str, Tensor]
     seconds: float
@@ -169,8 +172,10 @@ class Search:
         shapes = {self.net.name_of(s).replace(".", "_"): (len(s.operations), -1) for s in self.net.sites}
         seen = {name: torch.stack(records).view(len(records), *shapes[name]) for name, records in self.alphas.items()}
         cost = self.table.of(genotype) + self.table.fixed
+        expected = self.steps.mixture()[0] + self.table.fixed
         return Found(
-            genotype, cost, corrected, tuple(self.position.history), seen, self.position.seconds, needs
+            genotype, cost, corrected, self.position.values[MULTIPLIER], expected, tuple(self.position.history), seen,
+            self.position.seconds, needs,
         )  # fmt: skip
 
     def _log(self, entry: dict[str, float], epoch: int, total: int) -> None:

@@ -1,6 +1,6 @@
 """What a step of the search costs in each of its modes: `python -m benchmarks.quantnas_step --data-root DIR`.
 
-One step moves the logits on one batch and the weights on another, optimisers included, as the search does it. All arms
+One step moves the logits and then the weights, optimisers included, as the search does it (`BilevelStep`). All arms
 run interleaved in one process on the same batches and layout; times are process CPU times (wall times on a GPU), and
 each ratio is taken within a round. `--append` adds rounds to a result that is there, so that a shared machine can be
 asked for a minute at a time.
@@ -22,8 +22,10 @@ from torch import Tensor
 
 from benchmarks import command
 from benchmarks.common import RESULTS, markdown_table, write_results
-from search.quantnas import Mode, NoiseSource, QuantSettings, Supernet, bitops_costs
-from search.quantnas.entropy import EntropyReduction, Sparsity, sparsity_loss
+from compress.training.processes import Processes
+from compress.training.replay import EAGER_STEPS
+from search.quantnas import Mode, NoiseSource, QuantSettings, SearchSettings, Supernet, bitops_costs
+from search.quantnas.bilevel_step import BilevelStep
 from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.models.searched import load_space
 from workloads.super_resolution.training_data import PatchDataset
@@ -43,11 +45,11 @@ class Arm:
         sized = load_space(space).resized(width=width, cells=cells, bits=tuple(bits))
         self.net = Supernet(sized, settings, adq=True)
         self.net.table.reserve(2 * batch[0].shape[0] * sized.width * batch[1].shape[2] * batch[1].shape[3])
-        self.table = bitops_costs(sized)
         self.net.measure_steps(batch[0].cpu())
         self.net.to(batch[0].device).train()
-        self.weights = torch.optim.Adam(self.net.weight_parameters(), lr=1e-6, fused=True)
-        self.logits = torch.optim.Adam(self.net.architecture_parameters(), lr=1e-6, betas=(0.5, 0.999))
+        rates = SearchSettings(quant=settings, weight_rate=1e-6, scale_rate=1e-6, alpha_rate=1e-6)
+        self.steps = BilevelStep(self.net, bitops_costs(sized), rates, Processes(0, 1, batch[0].device))
+        self.untimed = EAGER_STEPS + 2 if self.steps.replayed else 1
 
     def step(self) -> float:
         """Seconds of one step."""
@@ -56,20 +58,8 @@ class Arm:
         if cuda:
             torch.cuda.synchronize()
         started = clock()
-        x, target = self.batch
-        self.net.learn(weights=False)
-        self.logits.zero_grad(set_to_none=True)
-        sparse = sparsity_loss(self.net.logits.values(), Sparsity.ENTROPY, EntropyReduction.SUM)
-        hardware = self.table.expected(self.net.alphas()) / 1e9
-        torch.autograd.backward(
-            torch.nn.functional.l1_loss(self.net(x), target) + 1e-4 * hardware + 1e-3 * sparse
-        )  # fmt: skip
-        self.logits.step()
-        self.net.learn(weights=True)
-        self.weights.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.nn.functional.l1_loss(self.net(x), target))
-        torch.nn.utils.clip_grad_norm_(self.net.weight_parameters(), 5.0)
-        self.weights.step()
+        self.steps.alpha(self.batch, 1e-4, 1e-3)
+        self.steps.weight(self.batch, 0, 1)
         if cuda:
             torch.cuda.synchronize()
         return clock() - started
@@ -90,9 +80,10 @@ def arms_of(given: argparse.Namespace, batch: tuple[Tensor, Tensor]) -> list[Arm
 
 
 def measured(arms: list[Arm], rounds: int) -> list[dict[str, float]]:
-    """Seconds of each arm's step in each round; the first, untimed steps allocate."""
+    """Seconds of each arm's step in each round; the first, untimed steps allocate, and on a GPU are captured."""
     for arm in arms:
-        arm.step()
+        for _ in range(arm.untimed):
+            arm.step()
     found = []
     for turn in range(rounds):
         at = turn % len(arms)

@@ -40,6 +40,8 @@ def study_of(given: argparse.Namespace) -> Study:
     space = load_space(given.space).resized(
         width=given.width, cells=given.cells, bits=tuple(int(bits) for bits in given.bits.split(","))
     )
+    if given.end_bits:
+        space = space.with_ends(given.end_bits)
     search = SearchSettings(
         epochs=given.epochs, warm_up=given.warm_up, steps_per_epoch=given.steps, batch=given.batch, patch=given.patch,
         alpha_rate=given.alpha_rate, dual_rate=given.dual_rate, amp=given.amp,
@@ -160,6 +162,9 @@ def main() -> int:
     made.add_argument("--width", type=int, default=24)
     made.add_argument("--cells", type=int, default=2)
     made.add_argument("--bits", default="4,8")
+    made.add_argument(
+        "--end-bits", type=int, default=8, help="least width of layers that read or make the picture; 0: any"
+    )
     made.add_argument("--epochs", type=int, default=20, help="epochs of a search")
     made.add_argument("--warm-up", type=int, default=6, help="of them before the architecture moves")
     made.add_argument("--steps", type=int, default=100, help="steps of an epoch of a search")

@@ -115,8 +115,13 @@ class Found:
 
 
 def fixed_network(space: SearchSpace, bits: int, *, adq: bool) -> Genotype:
-    """3x3 convolutions with 1x1 skips: the network that the space is made of, at one bit width."""
-    layers = {site.name: Choice(_fixed_token(site.name), bits) for site in space.wiring.sites}
+    """3x3 convolutions with 1x1 skips: the network that the space is made of, at one bit width; layers that cannot have
+    it are at their narrowest.
+    """
+    layers = {
+        site.name: Choice(_fixed_token(site.name), bits if bits in site.bits else min(site.bits))
+        for site in space.wiring.sites
+    }
     return Genotype.of(space, layers, adq=adq)
 
 
@@ -145,10 +150,15 @@ class Study:
     work: Path
 
     def budget(self, level: float) -> float:
-        """BitOps at 32x32 of the fixed network with `level` bits in its searched layers."""
-        table = bitops_costs(self.space)
-        bits = self.space.bits[-1]
-        return table.of(fixed_network(self.space, bits, adq=False)) * (level / bits) ** 2 + table.fixed
+        """BitOps at 32x32 of the fixed network with `level` bits in its searched layers; those with widths of their own
+        have at least the narrowest of them.
+        """
+        table, total = bitops_costs(self.space), 0.0
+        for site in self.space.wiring.sites:
+            bits = max(level, min(site.bits)) if site.bits != self.space.bits else level
+            dearest = float(table.costs[site.name][site.tokens.index(_fixed_token(site.name)), -1])
+            total += dearest * (bits / site.bits[-1]) ** 2
+        return total + table.fixed
 
     @cached_property
     def task(self) -> SuperResolution:
@@ -252,7 +262,7 @@ def random_network(space: SearchSpace, budget: float, seed: int) -> Found:
     """
     generator = torch.Generator().manual_seed(seed)
     logits = {
-        site.name: -torch.empty(len(site.operations) * len(space.bits)).exponential_(generator=generator).log()
+        site.name: -torch.empty(len(site.operations) * len(site.bits)).exponential_(generator=generator).log()
         for site in space.wiring.sites
     }
     table = bitops_costs(space)

@@ -53,6 +53,9 @@ def quantnas(
     bits: Annotated[str | None, typer.Option(metavar="4,8", help="Bit widths to choose from; 32: float.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the space.")] = None,
     cells: Annotated[int | None, typer.Option(help="Cells of the space.")] = None,
+    end_bits: Annotated[
+        int, typer.Option(help="Least bit width of the layers that read or make the picture; 0: any.")
+    ] = 8,
     fixed_bits: Annotated[int | None, typer.Option(help="Bit width of what is not searched.")] = None,
     bitops_exponent: Annotated[
         int, typer.Option(metavar="2|1", help="Power of the bit width in BitOps; 1 for an ablation.")
@@ -113,6 +116,7 @@ def quantnas(
             "budgets": tuple(quantity(text) for text in budget or ()),
             "penalties": tuple(penalty or ()),
             "sweep": sweep,
+            "end_bits": end_bits,
             "fixed_bits": fixed_bits,
             "bitops_exponent": bitops_exponent,
             "bitops_weight": bitops_weight,

@@ -26,13 +26,13 @@ def search(request: QuantnasRequest, *, resume: bool = False) -> QuantnasResult:
     without `resume`.
     """
     bench = Bench.open(request)
-    with processes() as group:
-        lock = FolderLock(request.out)
-        if group.first:
-            prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE)
-            if request.sweep is None:
-                lock.acquire()
-        try:
+    lock = FolderLock(request.out)
+    try:
+        with processes() as group:
+            if group.first:
+                prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE)
+                if request.sweep is None:
+                    lock.acquire()
             for remark in bench.notes:
                 note(remark)
             if request.sweep is None:
@@ -45,19 +45,23 @@ def search(request: QuantnasRequest, *, resume: bool = False) -> QuantnasResult:
                 points=tuple(points), front=front_of(points),
             )  # fmt: skip
             if group.first:
-                _finish(request, result)
-        finally:
-            lock.release()
+                _write(request, result)
+        # The group is closed by now: nobody waits in it while the first process compresses.
+        if group.first and request.compress:
+            _compress(request, result)
+    finally:
+        lock.release()
     return result
 
 
-def _finish(request: QuantnasRequest, result: QuantnasResult) -> None:
+def _write(request: QuantnasRequest, result: QuantnasResult) -> None:
     write_text(request.out / RESULT, result.model_dump_json(indent=1) + "\n")
     scored = [(p.name, p.cost, p.evaluated or p.held_out or 0.0) for p in result.points]
     if len(scored) > 1 and request.retrain:
         draw_front(scored, result.unit, "PSNR-Y, dB", request.out / "front.png")
-    if not request.compress:
-        return
+
+
+def _compress(request: QuantnasRequest, result: QuantnasResult) -> None:
     from bitwright.runs.compress import compress
     from bitwright.runs.request import CompressRequest
 

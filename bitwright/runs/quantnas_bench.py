@@ -10,7 +10,7 @@ from bitwright.runs.runtime_choice import choose_runtime
 from hw_profiles import DeviceProfile, DType, load_profile
 from hw_profiles.latency_table import LatencyTable
 from search.quantnas import CostTable, Where, bitops_costs, latency_costs
-from search.quantnas.latency_costs import legal_widths, native_widths, off_step
+from search.quantnas.latency_costs import has_width, native_widths, next_wider, off_step
 from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.models.searched import SearchSpace
 from workloads.super_resolution.models.searched.attention import MIN_INPUT_SIDE
@@ -33,12 +33,13 @@ class Bench:
         request.check_inputs()
         space = request.searched_space()
         if request.device is None:
+            space = _ended(request, space)
             return Bench(request, space, _bitops(request, space), {}, ())
         profile = load_profile(request.device)
         runtime = choose_runtime(profile, request.runtime).value
         remarks: list[str] = []
         if request.by_latency:
-            space = _legal(request, space, profile, runtime, remarks)
+            space = _ended(request, _legal(request, space, profile, runtime, remarks))
             height, width = request.input_size or (128, 128)
             measured = None if request.table is None else LatencyTable.load(request.table)
             found = latency_costs(space, Where(profile, runtime, 1, height, width), measured)
@@ -47,8 +48,16 @@ class Bench:
             if request.bitops_weight:
                 table = table.plus(_bitops(request, space), request.bitops_weight, table.uniform())
         else:
+            space = _ended(request, space)
             table = _bitops(request, space)
-            runs_as = {bits: rule.executes_as.value for bits, rule in legal_widths(space, profile, runtime).items()}
+            rules = next_wider(space, profile, runtime)
+            runs_as = {bits: rule.executes_as.value for bits, rule in rules.items()}
+            remarks += [
+                f"{profile.id} has no {bits}-bit convolutions on {runtime}: they "
+                + (f"run as {runs_as[bits]}" if bits in rules else "cannot run there")
+                for bits in space.all_bits
+                if not has_width(profile, runtime, bits)
+            ]
         same = [b for b, executed in runs_as.items() if executed == DType.INT8.value and b < 8]
         if same:
             widths = ", ".join(map(str, same))
@@ -74,6 +83,11 @@ def _bitops(request: QuantnasRequest, space: SearchSpace) -> CostTable:
     """At the LR size that the literature's figures use, or at the one that was asked for."""
     height, width = request.input_size or (32, 32)
     return bitops_costs(space, height=height, width=width, exponent=request.bitops_exponent)
+
+
+def _ended(request: QuantnasRequest, space: SearchSpace) -> SearchSpace:
+    """The space whose first and last layers are as wide as was asked for."""
+    return space.with_ends(request.end_bits) if request.end_bits else space
 
 
 def _legal(request: QuantnasRequest, space: SearchSpace, profile: DeviceProfile, runtime: str,

@@ -56,6 +56,7 @@ def carry_out(bench: Bench, name: str, budget: float | None, penalty: float | No
         log.close()
     point = QuantnasPoint(
         name=name, budget=budget, penalty=penalty, cost=found.cost, corrected=found.corrected,
+        final_penalty=found.penalty, expected=found.expected,
         bitops={f"{s}x{s}": network_bitops(found.genotype, s, s) for s in REPORTED_SIDES},
         parameters=parameters, held_out=quality, evaluated=None if evaluated is None else evaluated[0],
         evaluated_published=None if evaluated is None else evaluated[1], search_seconds=found.seconds,
@@ -100,5 +101,6 @@ def _write_found(bench: Bench, found: Found, folder: Path, warm_up: int) -> None
     for suffix in ("svg", "png"):
         draw_architecture(found.genotype, folder / f"architecture.{suffix}")
     shared = bench.space.share_cell_alphas
-    tokens = {(s.shared if shared else s.name).replace(".", "_"): s.tokens for s in bench.space.wiring.sites}
-    draw_alphas(found.alphas, tokens, bench.space.bits, folder / "alphas.png", warm_up=warm_up)
+    sites = {(s.shared if shared else s.name).replace(".", "_"): s for s in bench.space.wiring.sites}
+    tokens, bits = {n: s.tokens for n, s in sites.items()}, {n: s.bits for n, s in sites.items()}
+    draw_alphas(found.alphas, tokens, bits, folder / "alphas.png", warm_up=warm_up)

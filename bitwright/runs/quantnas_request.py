@@ -61,6 +61,9 @@ class QuantnasRequest(BaseModel):
     bits: tuple[int, ...] | None = Field(
         default=None, description="Bit widths to choose from; with latency, by default those that the device has."
     )
+    end_bits: int = Field(
+        default=8, ge=0, description="Least bit width of the layers that read or make the picture; 0: any, as searched."
+    )
     fixed_bits: int | None = Field(default=None, description="Bit width of what is not searched.")
     table: Path | None = Field(default=None, description="Latency table of `bitwright profile`, before estimates.")
     input_size: tuple[int, int] | None = Field(
@@ -76,6 +79,9 @@ class QuantnasRequest(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        for flag, given in (("--budget", self.budgets), ("--penalty", self.penalties)):
+            if len(set(given)) < len(given):
+                raise UsageError(f"{flag} has one value twice; a point is made once")
         if self.budgets and self.penalties:
             raise UsageError("--budget meets an absolute cost and --penalty weighs it; give one of them")
         if self.cost == "latency" and self.device is None:
@@ -116,9 +122,9 @@ class QuantnasRequest(BaseModel):
     def points(self) -> tuple[tuple[str, float | None, float | None], ...]:
         """(folder name, budget, penalty) of each search."""
         if self.budgets:
-            return tuple((f"budget-{value:g}", value, None) for value in self.budgets)
+            return tuple((f"budget-{_named(value)}", value, None) for value in self.budgets)
         given = self.penalties or (self.search().penalty,)
-        return tuple((f"penalty-{value:g}", None, value) for value in given)
+        return tuple((f"penalty-{_named(value)}", None, value) for value in given)
 
     def search(self, budget: float | None = None, penalty: float | None = None) -> SearchSettings:
         """The settings of one search; UsageError for a value that does not fit."""
@@ -143,6 +149,12 @@ class QuantnasRequest(BaseModel):
             check_installed()
         if self.table is not None and not self.table.is_file():
             raise UsageError(f"--table {self.table} is not a file; make one with `bitwright profile`")
+
+
+def _named(value: float) -> str:
+    """A number in a folder's name: short where that is the number itself, else in full, so that no two are alike."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def quantity(text: str) -> float:

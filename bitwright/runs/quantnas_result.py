@@ -18,6 +18,10 @@ class QuantnasPoint(BaseModel):
     penalty: float | None
     cost: float
     corrected: int = Field(description="layers changed after the last step so that the budget holds")
+    final_penalty: float | None = Field(
+        default=None, description="coefficient of the cost at the end of the search; a budget moves it"
+    )
+    expected: float | None = Field(default=None, description="cost of the mixture that the search ended with")
     bitops: dict[str, float] = Field(description="by LR size")
     parameters: int | None
     held_out: float | None

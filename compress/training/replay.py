@@ -6,7 +6,8 @@ long as running them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 from bitwright.foundation.progress import note
 from compress.training.processes import Processes
 
+FULL_RATE = "full_rate"
+"""Key of a group of parameters: the rate that it starts with."""
 EAGER_STEPS = 3
 """Steps before the capture: they allocate what the captured one will use."""
 Compute = Callable[[Tensor, Tensor], Tensor]
@@ -89,19 +92,38 @@ def stepped(name: str, compute: Compute, optimizer: torch.optim.Optimizer, *, re
 
 
 def adam(parameters: list[torch.nn.Parameter], rate: float, processes: Processes, *, fused: bool = True,
-         weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.Adam:  # fmt: skip
-    """Adam; on a GPU its rate and its count are on the device, so that a captured step follows them."""
+         weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999),
+         scales: Sequence[torch.nn.Parameter] = (), scale_rate: float = 0.0) -> torch.optim.Adam:  # fmt: skip
+    """Adam; on a GPU its rate and its count are on the device, so that a captured step follows them.
+
+    `scales`: further parameters, with a rate of their own and without decay.
+    """
     cuda = processes.device.type == "cuda"
-    return torch.optim.Adam(
-        parameters, lr=torch.tensor(rate, device=processes.device) if cuda else rate, betas=betas,
-        weight_decay=weight_decay, fused=fused or cuda, capturable=cuda,
-    )  # fmt: skip
+
+    def group(members: Sequence[torch.nn.Parameter], first: float, decay: float) -> dict[str, Any]:
+        lr = torch.tensor(first, device=processes.device) if cuda else first
+        return {"params": list(members), "lr": lr, "weight_decay": decay, FULL_RATE: first}
+
+    groups = [group(parameters, rate, weight_decay)]
+    if scales:
+        groups.append(group(scales, scale_rate, 0.0))
+    return torch.optim.Adam(groups, betas=betas, fused=fused or cuda, capturable=cuda)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of all groups, in place where it is a tensor."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        _set(group, rate)
+
+
+def set_share(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set the rate of each group of `adam` to a share of its first one, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        _set(group, share * group[FULL_RATE])
+
+
+def _set(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

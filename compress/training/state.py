@@ -35,8 +35,13 @@ class Position:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make all random numbers of a step a function of these three: a resumed training draws what it would have."""
+    torch.manual_seed(step_seed(seed, step, rank))
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The number that `seed_step` seeds with."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8]) >> 1)
+    return int.from_bytes(digest[:8]) >> 1
 
 
 def save_state(path: Path, position: Position, groups: Groups) -> None:

@@ -7,7 +7,7 @@ form differ, the recommended one is the default and the other an option, named a
   `operand_noise`, `quantisers`, `quant_settings`, `projection`)
 - `CostTable`, `bitops_costs`, `latency_costs`: what a choice costs (`cost_table`, `latency_costs`)
 - `entropy_coefficient`, `sparsity_loss`: what makes a mixture end in a choice (`entropy`)
-- `derive`, `derive_within`: from logits to a `Genotype` (`derive`)
+- `derive`, `derive_within`: from logits to a `Genotype` (`derive`, `assignment`)
 - `Search`, `SearchSettings`: the bilevel training (`search`, `settings`, `presets`, `data_split`, `footprint`)
 - `QuantisedNetwork`, `retrain`, `deployable`: the network found, from random weights to what is compressed
   (`found_network`, `retrain`)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.training.processes import Processes
-from compress.training.replay import adam, replays, set_rate, stepped
+from compress.training.replay import adam, replays, set_share, stepped
 from search.quantnas.cost_table import CostTable
-from search.quantnas.entropy import sparsity_loss
-from search.quantnas.projection import Projection
+from search.quantnas.entropy import Sparsity, sparsity_loss
+from search.quantnas.projection import Projection, scaled
 from search.quantnas.quant_settings import NoiseSource
+from search.quantnas.quantisers import is_step
 from search.quantnas.settings import SearchSettings
 from search.quantnas.supernet import Supernet
 
@@ -35,8 +36,10 @@ class BilevelStep:
         self.weights = {n: p for n, p in net.named_parameters() if not n.startswith("logits.")}
         self.logits = {n: p for n, p in net.named_parameters() if n.startswith("logits.")}
         self.weight_optimizer = adam(
-            list(self.weights.values()), settings.weight_rate, processes, weight_decay=settings.weight_decay
-        )
+            [p for n, p in self.weights.items() if not is_step(n)], settings.weight_rate, processes,
+            weight_decay=settings.weight_decay, scales=[p for n, p in self.weights.items() if is_step(n)],
+            scale_rate=settings.scale_rate,
+        )  # fmt: skip
         self.alpha_optimizer = adam(
             list(self.logits.values()), settings.alpha_rate, processes, fused=False, betas=settings.alpha_betas
         )
@@ -55,7 +58,7 @@ class BilevelStep:
     def weight(self, batch: Batch, number: int, total: int) -> Tensor:
         """Move the weights in step `number` of `total`; L1 before, []."""
         self.net.learn(weights=True)
-        set_rate(self.weight_optimizer, self.settings.weight_rate * 0.5 * (1 + math.cos(math.pi * number / total)))
+        set_share(self.weight_optimizer, 0.5 * (1 + math.cos(math.pi * number / total)))
         return self._weight(*self._placed(batch))
 
     def loss(self, batch: Batch) -> Tensor:
@@ -84,8 +87,11 @@ class BilevelStep:
         return loss.detach()
 
     def _sparsity(self) -> Tensor:
-        settings = self.settings
-        return sparsity_loss(self.net.logits.values(), settings.sparsity, settings.entropy_reduction)
+        settings, net = self.settings, self.net
+        if settings.sparsity is Sparsity.ENTROPY:
+            mixed = (scaled(one, net.projection, net.temperature) for one in net.logits.values())
+            return sparsity_loss(mixed, settings.sparsity, settings.entropy_reduction)
+        return sparsity_loss(net.logits.values(), settings.sparsity, settings.entropy_reduction)
 
     def _pixels(self, x: Tensor, target: Tensor) -> Tensor:
         device = x.device.type
@@ -102,5 +108,5 @@ class BilevelStep:
 def will_replay(settings: SearchSettings, processes: Processes) -> bool:
     """Whether both halves of a step are captured on a GPU."""
     on_host = settings.recompute or settings.projection is Projection.MASKED
-    on_host |= settings.quant.source is NoiseSource.TABLE or len(set(settings.temperature)) > 1
+    on_host |= settings.quant.source is NoiseSource.TABLE or len(set(settings.temperatures)) > 1
     return replays(processes, settings.replay and not on_host)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
 from hw_profiles import bitops
+from search.quantnas.assignment import Assignment, Boundary
 from workloads.super_resolution.models.searched import FixedSite, Genotype, SearchSpace
 from workloads.super_resolution.models.searched.attention import coarse_sides, esa_convs
 
@@ -22,17 +23,8 @@ REPORTED_SIDES = (32, 256)
 
 
 @dataclass(frozen=True)
-class Boundary:
-    """What passing a tensor from one layer to another adds, [bits of the producer, bits of the consumer]."""
-
-    producer: str
-    consumer: str
-    costs: Tensor
-
-
-@dataclass(frozen=True)
 class CostTable:
-    """`costs`: [operations, bits] for each layer, float64; `fixed`: all parts that are not searched."""
+    """`costs`: [operations, bits of the layer] for each layer, float64; `fixed`: all parts that are not searched."""
 
     unit: str
     source: str
@@ -44,7 +36,7 @@ class CostTable:
     def __post_init__(self) -> None:
         """UsageError where a layer has no costs or they have another shape."""
         for site in self.space.wiring.sites:
-            shape = (len(site.operations), len(self.space.bits))
+            shape = (len(site.operations), len(site.bits))
             found = self.costs.get(site.name)
             if found is None or tuple(found.shape) != shape:
                 held = "none" if found is None else list(found.shape)
@@ -67,13 +59,13 @@ class CostTable:
         return replace(self, costs=costs, boundaries=boundaries)
 
     def of(self, genotype: Genotype) -> float:
-        """Cost of the searched layers of a network; UsageError for a bit width that the space does not have."""
+        """Cost of the searched layers of a network; UsageError for a bit width that its layer does not have."""
         total, place = 0.0, {}
         for site in self.space.wiring.sites:
             choice = genotype.layers[site.name]
-            if choice.bits not in self.space.bits:
-                raise UsageError(f"layer {site.name} has {choice.bits} bits; the table has {self.space.bits}")
-            place[site.name] = self.space.bits.index(choice.bits)
+            if choice.bits not in site.bits:
+                raise UsageError(f"layer {site.name} has {choice.bits} bits; the table has {site.bits}")
+            place[site.name] = site.bits.index(choice.bits)
             total += float(self.costs[site.name][site.tokens.index(choice.operation), place[site.name]])
         return total + sum(float(e.costs[place[e.producer], place[e.consumer]]) for e in self.boundaries)
 
@@ -84,8 +76,11 @@ class CostTable:
 
     @property
     def least(self) -> float:
-        """Cost of the cheapest choices, boundaries left out."""
-        return sum(float(costs.min()) for costs in self.costs.values())
+        """Cost of the cheapest network found; without boundaries, of the cheapest one."""
+        assignment = Assignment(groups_of(self.space), self.boundaries)
+        costs = {name: one.detach().cpu().double().numpy() for name, one in self.costs.items()}
+        places = assignment.best({name: -one for name, one in costs.items()}, 1.0)
+        return sum(float(costs[name][place]) for name, place in places.items()) + assignment.passing(places)
 
     @property
     def most(self) -> float:
@@ -104,6 +99,15 @@ class CostTable:
         )  # fmt: skip
 
 
+def groups_of(space: SearchSpace) -> tuple[tuple[str, ...], ...]:
+    """Names of the layers that have one choice together: one each, or those of all cells that share logits."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for site in space.wiring.sites:
+        name = site.shared if space.share_cell_alphas else site.name
+        groups[name] = (*groups.get(name, ()), site.name)
+    return tuple(groups.values())
+
+
 def bitops_costs(space: SearchSpace, *, height: int = 32, width: int = 32, exponent: int = 2) -> CostTable:
     """BitOps for an LR input of `height` x `width`: MACs * bits^exponent.
 
@@ -119,7 +123,7 @@ def bitops_costs(space: SearchSpace, *, height: int = 32, width: int = 32, expon
     costs = {}
     for site in space.wiring.sites:
         positions = height * width * site.factor**2
-        rows = [[cost(o.macs_per_position * positions, b) for b in space.bits] for o in site.operations]
+        rows = [[cost(o.macs_per_position * positions, b) for b in site.bits] for o in site.operations]
         costs[site.name] = torch.tensor(rows, dtype=torch.float64)
     fixed = cost(fixed_macs(space, height, width), space.fixed_bits)
     name = BITOPS if exponent == 2 else "MACs x bits"
@@ -134,9 +138,12 @@ def fixed_macs(space: SearchSpace, height: int, width: int) -> int:
 def network_bitops(genotype: Genotype, height: int, width: int) -> float:
     """BitOps of a whole network, fixed parts included."""
     space = genotype.search_space()
-    widths = tuple(dict.fromkeys(choice.bits for choice in genotype.layers.values()))
-    table = bitops_costs(space.resized(bits=widths), height=height, width=width)
-    return table.of(genotype) + table.fixed
+    fixed = bitops(fixed_macs(space, height, width), space.fixed_bits, space.fixed_bits)
+    return fixed + sum(
+        bitops(genotype.operation_at(site).macs_per_position * height * width * site.factor**2, bits, bits)
+        for site in space.wiring.sites
+        for bits in [genotype.layers[site.name].bits]
+    )
 
 
 def _part_macs(part: FixedSite, height: int, width: int) -> int:

@@ -79,9 +79,10 @@ def draw_architecture(genotype: Genotype, path: Path) -> None:
         _save(figure, path)
 
 
-def draw_alphas(alphas: Mapping[str, Tensor], tokens: Mapping[str, Sequence[str]], bits: Sequence[int],
-                path: Path, *, warm_up: int = 0) -> None:  # fmt: skip
-    """Probabilities after each epoch, one panel a layer: [records, operations, bits] and the operations' names.
+def draw_alphas(alphas: Mapping[str, Tensor], tokens: Mapping[str, Sequence[str]],
+                bits: Mapping[str, Sequence[int]], path: Path, *, warm_up: int = 0) -> None:  # fmt: skip
+    """Probabilities after each epoch, one panel a layer: [records, operations, bits], the operations' names and the
+    bit widths, all by layer.
 
     A line is a choice: its colour the bit width, its dashes the operation. The choice that wins is named.
     """
@@ -98,7 +99,7 @@ def draw_alphas(alphas: Mapping[str, Tensor], tokens: Mapping[str, Sequence[str]
             last = seen.shape[0] - 1
             winner = np.unravel_index(int(seen[-1].argmax()), seen.shape[1:])
             for o in range(seen.shape[1]):
-                for b, width in enumerate(bits):
+                for b, width in enumerate(bits[name]):
                     won = (o, b) == tuple(int(i) for i in winner)
                     weight, alpha, order = (1.9, 1.0, 3) if won else (0.8, 0.55, 2)
                     axes.plot(
@@ -107,7 +108,8 @@ def draw_alphas(alphas: Mapping[str, Tensor], tokens: Mapping[str, Sequence[str]
                     )  # fmt: skip
             o, b = (int(i) for i in winner)
             axes.set_title(name.replace("_", "."), fontsize=8, loc="left", color=_INK)
-            axes.set_title(f"{tokens[name][o]} / {bits[b]}", fontsize=7, loc="right", color=BIT_COLOURS[bits[b]])
+            width = bits[name][b]
+            axes.set_title(f"{tokens[name][o]} / {width}", fontsize=7, loc="right", color=BIT_COLOURS[width])
             if warm_up:
                 axes.axvspan(0, min(warm_up, last), color=_GREY, alpha=0.18, lw=0)
             top = float(seen.max())
@@ -122,8 +124,9 @@ def draw_alphas(alphas: Mapping[str, Tensor], tokens: Mapping[str, Sequence[str]
             axes.set_visible(False)
         from matplotlib.lines import Line2D
 
-        handles = [Line2D([], [], color=BIT_COLOURS[b], lw=1.8, label=f"{b} bit") for b in bits]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(bits), frameon=False, fontsize=8)
+        widths = sorted({b for name in names for b in bits[name]})
+        handles = [Line2D([], [], color=BIT_COLOURS[b], lw=1.8, label=f"{b} bit") for b in widths]
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(widths), frameon=False, fontsize=8)
         figure.suptitle("Probability of each choice after each epoch; bold: the winner", x=0.01, ha="left",
                         fontsize=9.5, color=_INK)  # fmt: skip
         _save(figure, path)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
+from search.quantnas.mixed_layer import MixedLayer
 from search.quantnas.settings import SearchSettings
 from search.quantnas.supernet import Supernet
 from workloads.super_resolution.models.searched.adq import ADQ
@@ -43,35 +44,92 @@ class Footprint:
 
 
 def footprint(net: Supernet, sample: tuple[Tensor, Tensor], settings: SearchSettings, share: int,
-              passes: int = 1) -> Footprint:  # fmt: skip
-    """Measured on one sample ([C, H, W], target) and scaled to the `share` of a batch that one process computes.
+              passes: int = 1, sharing: int = 1) -> Footprint:  # fmt: skip
+    """Measured on one sample ([C, H, W], target) and on two, and drawn out to the `share` of a batch that one process
+    computes: what a step keeps or takes whatever its batch counts once.
 
-    `passes`: how many passes keep their tensors at once; a captured pass keeps them between steps as well.
-    Kept tensors are counted as autograd keeps them, each storage once. Weights, logits and statistics stay as they are.
+    `passes`: how many passes keep their tensors at once; a captured pass keeps them between steps as well. `sharing`:
+    processes that share the machine's memory, on a CPU. Weights, logits and statistics stay as they are.
     """
-    x, target = sample[0][None], sample[1][None]
     device = next(net.parameters()).device
-    x, target = x.to(device), target.to(device)
-    kept, seconds = 0, 0.0
-    for weights in (False, True):
-        net.learn(weights=weights)
-        for part in net.modules():
-            if isinstance(part, ADQ):
-                part.learning_statistics = False
-        storages: dict[int, int] = {}
-
-        def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        started = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = torch.nn.functional.l1_loss(net(x), target)
-        torch.autograd.backward(loss)
-        seconds += time.perf_counter() - started
-        held = {p.untyped_storage().data_ptr() for p in net.parameters()}
-        kept = max(kept, sum(size for place, size in storages.items() if place not in held))
+    kept, seconds = [], []
+    for count in (1, 2):
+        batch = [part[None].expand(count, *part.shape).to(device).contiguous() for part in sample]
+        kept.append(max(_kept(net, batch, settings, weights=weights) for weights in (False, True)))
+        seconds.append(sum(_seconds(net, batch, settings, weights=weights) for weights in (False, True)))
     net.zero_grad(set_to_none=True)
     parameters = sum(p.numel() * p.element_size() for p in net.parameters())
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return Footprint(kept * share * passes + ADAM_COPIES * parameters, seconds * share, int(free))
+    free = psutil.virtual_memory().available // sharing
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    whole = kept[0] + (share - 1) * max(0, kept[1] - kept[0])
+    time_taken = seconds[0] + (share - 1) * max(0.0, seconds[1] - seconds[0])
+    return Footprint(whole * passes + ADAM_COPIES * parameters, time_taken, int(free))
+
+
+def _loss(net: Supernet, batch: list[Tensor], settings: SearchSettings) -> Tensor:
+    x, target = batch
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.amp):
+        output = net(x)
+    return torch.nn.functional.l1_loss(output.float(), target)
+
+
+def _learn(net: Supernet, *, weights: bool) -> None:
+    net.learn(weights=weights)
+    for part in net.modules():
+        if isinstance(part, ADQ):
+            part.learning_statistics = False
+
+
+def _seconds(net: Supernet, batch: list[Tensor], settings: SearchSettings, *, weights: bool) -> float:
+    """Of both passes."""
+    cuda = batch[0].is_cuda
+    _learn(net, weights=weights)
+    if cuda:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    torch.autograd.backward(_loss(net, batch, settings))
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _kept(net: Supernet, batch: list[Tensor], settings: SearchSettings, *, weights: bool) -> int:
+    """Bytes that the forward pass keeps, as autograd keeps them, each storage once; of layers that are computed twice,
+    their inputs and what the largest of them keeps.
+    """
+    _learn(net, weights=weights)
+    outside: dict[int, int] = {}
+    inside: dict[MixedLayer, dict[int, int]] = {}
+    present: list[MixedLayer] = []
+
+    def note(tensor: Tensor, storages: dict[int, int]) -> None:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+
+    def pack(tensor: Tensor) -> Tensor:
+        note(tensor, inside.setdefault(present[-1], {}) if present else outside)
+        return tensor
+
+    def enter(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, MixedLayer)
+        note(inputs[0], outside)
+        present.append(layer)
+
+    again = [layer for _, layer in net.mixtures() if layer.recompute]
+    handles = [layer.register_forward_pre_hook(enter) for layer in again]
+    handles += [layer.register_forward_hook(lambda *_: present.clear()) for layer in again]
+    try:
+        for layer in again:
+            layer.recompute = False
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            _loss(net, batch, settings)
+    finally:
+        for layer in again:
+            layer.recompute = True
+        for handle in handles:
+            handle.remove()
+    held = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    own = [sum(size for place, size in one.items() if place not in outside and place not in held)
+           for one in inside.values()]  # fmt: skip
+    return sum(size for place, size in outside.items() if place not in held) + max(own, default=0)

@@ -71,7 +71,7 @@ class QuantisedNetwork(nn.Module):
 
     @torch.no_grad()
     def measure_steps(self, x: Tensor) -> None:
-        """Set the activation steps from a batch, layer after layer."""
+        """Set the steps of all quantisers, those of activations from a batch, layer after layer."""
         set_measuring(self, True)
         self(x)
         set_measuring(self, False)

@@ -10,10 +10,12 @@ import torch
 from bitwright.foundation.errors import UsageError
 from hw_profiles import DeviceProfile, DType, Op, PrecisionRule, bytes_moved, estimate_ms
 from hw_profiles.latency_table import LatencyTable
-from search.quantnas.cost_table import Boundary, CostTable
+from search.quantnas.assignment import Boundary
+from search.quantnas.cost_table import CostTable
 from search.quantnas.quantisers import FLOAT_BITS
 from workloads.super_resolution.models.searched import ConvSpec, SearchSpace, Site
 from workloads.super_resolution.models.searched.attention import coarse_sides, esa_convs
+from workloads.super_resolution.models.searched.space import BITS
 
 _CONVOLUTION = "convolution"
 
@@ -42,7 +44,7 @@ class LatencyCosts:
 def legal_widths(space: SearchSpace, profile: DeviceProfile, runtime: str) -> dict[int, PrecisionRule]:
     """The rule that executes each bit width of the space; UsageError for one that the device has no rule for."""
     found = {}
-    for bits in space.bits:
+    for bits in space.all_bits:
         rule = _rule(profile, runtime, bits)
         if rule is None:
             known = ", ".join(sorted({str(w) for w, a in profile.legal_bits(Op.CONV, runtime) if w == a}))
@@ -52,6 +54,20 @@ def legal_widths(space: SearchSpace, profile: DeviceProfile, runtime: str) -> di
             )
         found[bits] = rule
     return found
+
+
+def has_width(profile: DeviceProfile, runtime: str, bits: int) -> bool:
+    """Whether the device has a rule for convolutions of this width."""
+    return _rule(profile, runtime, bits) is not None
+
+
+def next_wider(space: SearchSpace, profile: DeviceProfile, runtime: str) -> dict[int, PrecisionRule]:
+    """The rule that each bit width of the space is executed by, or that of the next wider one where the device has none
+    of its own; without entry: a width that nothing on the device is wide enough for.
+    """
+    tried = {bits: (_rule(profile, runtime, wider) for wider in BITS if wider >= bits) for bits in space.all_bits}
+    found = {bits: next((rule for rule in rules if rule is not None), None) for bits, rules in tried.items()}
+    return {bits: rule for bits, rule in found.items() if rule is not None}
 
 
 def native_widths(space: SearchSpace, profile: DeviceProfile, runtime: str) -> tuple[int, ...]:
@@ -80,7 +96,7 @@ def latency_costs(space: SearchSpace, where: Where, measured: LatencyTable | Non
     for site in space.wiring.sites:
         rows = []
         for chosen in site.operations:
-            cells = [[known.ms(c, site.factor, rules[b]) for c in chosen.convs] for b in space.bits]
+            cells = [[known.ms(c, site.factor, rules[b]) for c in chosen.convs] for b in site.bits]
             counted[0] += sum(found for row in cells for _, found in row)
             counted[1] += sum(len(row) for row in cells)
             rows.append([sum(ms for ms, _ in row) for row in cells])
@@ -89,8 +105,9 @@ def latency_costs(space: SearchSpace, where: Where, measured: LatencyTable | Non
     source = f"{where.profile.id}, {where.runtime}, {where.height}x{where.width}: "
     source += f"{share:.0%} of convolution times measured, the rest estimated by roofline"
     fixed = _fixed_ms(space, known)
+    sites = {site.name: site for site in space.wiring.sites}
     boundaries = tuple(
-        Boundary(producer, consumer, _crossing(space, consumer, where, rules))
+        Boundary(producer, consumer, _crossing(sites[producer], sites[consumer], where, rules))
         for producer, consumer in space.wiring.edges
         if len({rule.executes_as for rule in rules.values()}) > 1
     )
@@ -113,7 +130,7 @@ class _Known:
             if kernel.inputs and kernel.outputs and len(kernel.inputs[0].shape) == 4:
                 key = (
                     kernel.precision, kernel.inputs[0].shape[1:], kernel.outputs[0].shape[1:], kernel.window,
-                    kernel.groups or 1,
+                    kernel.groups or 1, kernel.stride or (1, 1),
                 )  # fmt: skip
                 self._times.setdefault(key, []).append(row.ms.p50)
         self._ratios: dict[DType, float] = {}
@@ -126,8 +143,10 @@ class _Known:
     def at(self, spec: ConvSpec, before: tuple[int, int], after: tuple[int, int],
            rule: PrecisionRule) -> tuple[float, bool]:  # fmt: skip
         """The same with its sizes before and after."""
-        key = (rule.executes_as.value, (spec.inputs, *before), (spec.outputs, *after), spec.kernel, spec.groups)
-        if key in self._times:
+        key = (rule.executes_as.value, (spec.inputs, *before), (spec.outputs, *after), spec.kernel, spec.groups,
+               (spec.stride, spec.stride))  # fmt: skip
+        # Tables record no dilation; padding follows from the sizes.
+        if spec.dilation == 1 and key in self._times:
             return statistics.median(self._times[key]), True
         return self._estimate(spec, before, after, rule) * self._ratio(rule), False
 
@@ -143,7 +162,7 @@ class _Known:
         """Median of measured over estimated times of all measured convolutions of this precision; 1 without any."""
         if rule.executes_as not in self._ratios:
             ratios = []
-            for (precision, inputs, outputs, window, groups), times in self._times.items():
+            for (precision, inputs, outputs, window, groups, _), times in self._times.items():
                 if precision != rule.executes_as.value or window is None:
                     continue
                 assert isinstance(inputs, tuple)
@@ -177,14 +196,13 @@ def _fixed_ms(space: SearchSpace, known: _Known) -> float:
     return total
 
 
-def _crossing(space: SearchSpace, consumer: str, where: Where, rules: dict[int, PrecisionRule]) -> torch.Tensor:
+def _crossing(producer: Site, consumer: Site, where: Where, rules: dict[int, PrecisionRule]) -> torch.Tensor:
     """A conversion reads the tensor in one type and writes it in the other."""
-    site: Site = next(s for s in space.wiring.sites if s.name == consumer)
-    elements = site.inputs * where.height * where.width * site.factor**2
+    elements = consumer.inputs * where.height * where.width * consumer.factor**2
     rows = []
-    for producer_bits in space.bits:
+    for producer_bits in producer.bits:
         row = []
-        for consumer_bits in space.bits:
+        for consumer_bits in consumer.bits:
             types = [rules[b].executes_as for b in (producer_bits, consumer_bits)]
             moved = bytes_moved(0, elements, elements, 8, types[0].bits) // 2
             moved += bytes_moved(0, elements, elements, 8, types[1].bits) // 2

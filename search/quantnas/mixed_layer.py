@@ -115,13 +115,13 @@ class MixedLayer(nn.Module):
     In separate mode each pair of operation and bit width is a candidate of its own.
     """
 
-    def __init__(self, site: Site, bits: tuple[int, ...], settings: QuantSettings, table: NoiseTable | None = None,
-                 *, recompute: bool = False) -> None:  # fmt: skip
+    def __init__(self, site: Site, settings: QuantSettings, table: NoiseTable | None = None, *,
+                 recompute: bool = False) -> None:  # fmt: skip
         super().__init__()
-        self.site, self.bits, self.settings, self.recompute = site, bits, settings, recompute
+        self.site, self.settings, self.recompute = site, settings, recompute
         self.table = table if settings.source is NoiseSource.TABLE else None
         separate = settings.mode is Mode.SEPARATE
-        self.groups = tuple((b,) for b in bits) if separate else (bits,)
+        self.groups = tuple((b,) for b in site.bits) if separate else (site.bits,)
         self.candidates = nn.ModuleList(
             Candidate(chosen, group, settings) for chosen in site.operations for group in self.groups
         )  # fmt: skip

@@ -17,8 +17,8 @@ from search.quantnas.operand_noise import (
     scaled_noisy_weight,
     steps_of,
 )
-from search.quantnas.quant_settings import Mode, QuantSettings
-from search.quantnas.quantisers import BitQuantisers, round_over_range
+from search.quantnas.quant_settings import Mode, NoiseRange, QuantSettings
+from search.quantnas.quantisers import FLOAT_BITS, BitQuantisers, activation_format, round_over_range, weight_format
 from workloads.super_resolution.models.searched import ConvSpec
 
 
@@ -81,10 +81,17 @@ class QuantConv(nn.Module):
         return convolve(active, noisy * p.tensor if scaled else noisy, self.spec)
 
     def rounded(self, active: Tensor, q: Tensor, p: Tensor | None) -> Tensor:
-        """Noise mode in evaluation: true rounding over each operand's range, mixed as in direct mode."""
-        mixed = _weighted([round_over_range(active, b) for b in self.bits], q)
-        weight = _weighted([round_over_range(self.weight, b) for b in self.bits], q)
+        """Noise mode in evaluation: true rounding with the steps that the noise imitates, mixed as in direct mode."""
+        mixed = _weighted([self._round(active, b, signed=False) for b in self.bits], q)
+        weight = _weighted([self._round(self.weight, b, signed=True) for b in self.bits], q)
         return convolve(mixed, weight if p is None else weight * p, self.spec)
+
+    def _round(self, x: Tensor, bits: int, *, signed: bool) -> Tensor:
+        if self.settings.range is NoiseRange.MINMAX or bits == FLOAT_BITS:
+            return round_over_range(x, bits)
+        step = steps_of(x, (bits,), self.settings, signed=signed)[0].to(x.dtype)
+        form = weight_format(bits) if signed else activation_format(bits)
+        return torch.clamp(torch.round(x / step), form.qmin, form.qmax) * step
 
     def plain(self, active: Tensor, p: Tensor | None) -> Tensor:
         """Float mode: `active` is behind its ReLU."""

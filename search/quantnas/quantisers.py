@@ -18,6 +18,11 @@ from compress.recovery.rounding import round_activation, round_weight
 from search.quantnas.quant_settings import ActQuant
 
 FLOAT_BITS = 32
+STEP_CANDIDATES = 60
+MEASURED_VALUES = 1 << 16
+"""Activations that a step is measured on, evenly spaced over the tensor."""
+LEAST_LIMIT = 1e-4
+"""Largest activation that a step stands for at least, where an input is 0 throughout."""
 HWGQ_STEPS = {
     1: 1.05765, 2: 0.63564, 3: 0.37206, 4: 0.21306, 5: 0.12210, 6: 0.06934, 7: 0.03846, 8: 0.0203006, 16: 9.7148e-5,
 }  # fmt: skip
@@ -39,9 +44,26 @@ def first_step(mean: Tensor, largest: int) -> Tensor:
     return torch.clamp(2 * mean / math.sqrt(largest), min=SMALLEST_SCALE)
 
 
+def best_step(x: Tensor, form: QuantFormat) -> Tensor:
+    """The step with the least squared error of each row of `x` [rows, values], of a geometric grid; [rows], never 0.
+
+    LSQ's own first step is 11 times worse than this at 8 bits, and a short training does not make that up.
+    """
+    ends = torch.clamp(x.abs().amax(1), min=SMALLEST_SCALE * form.qmax) / form.qmax
+    best, least = ends, torch.full_like(ends, torch.inf)
+    for place in range(STEP_CANDIDATES):
+        step = ends * 10 ** (-place / STEP_CANDIDATES)
+        rounded = torch.clamp(torch.round(x / step[:, None]), form.qmin, form.qmax) * step[:, None]
+        error = (rounded - x).square().sum(1)
+        best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+    return best
+
+
 class LsqWeight(nn.Module):
     """Weights rounded with a learned step for each output channel. The logarithm is learned: a step stays positive,
     and Adam, whose steps do not depend on the gradient's size, changes all steps by alike factors.
+
+    It starts as LSQ does; `measure` sets the best steps of a weight.
     """
 
     zero: Tensor
@@ -53,13 +75,21 @@ class LsqWeight(nn.Module):
             start = first_step(weight.abs().flatten(1).mean(1), self.form.qmax)
         self.log_step = nn.Parameter(start.log())
         self.register_buffer("zero", torch.zeros(len(start)), persistent=False)
+        self.measuring = False
 
     def step(self) -> Tensor:
         """The present steps, [C]."""
         return torch.exp(self.log_step)
 
+    def measure(self, weight: Tensor) -> None:
+        """Set the steps from a weight."""
+        with torch.no_grad():
+            self.log_step.copy_(best_step(weight.flatten(1), self.form).log())
+
     def forward(self, weight: Tensor) -> Tensor:
         """The rounded weight, [C, ...]."""
+        if self.measuring:
+            self.measure(weight)
         return round_weight(weight, self.step(), self.zero, 0, self.form.qmin, self.form.qmax)
 
 
@@ -83,10 +113,12 @@ class LsqActivation(nn.Module):
         return torch.exp(self.log_step)
 
     def measure(self, x: Tensor) -> None:
-        """Set the step from an input, as LSQ does."""
+        """Set the step from an input."""
         with torch.no_grad():
-            mean = torch.relu(x.float()).mean()
-            self.log_step.copy_(first_step(torch.clamp(mean, min=1e-4), self.form.qmax).log())
+            values = torch.relu(x.detach().float()).flatten()
+            sample = values[:: -(-len(values) // MEASURED_VALUES)]
+            step = best_step(sample[None], self.form)[0]
+            self.log_step.copy_(torch.clamp(step, min=LEAST_LIMIT / self.form.qmax).log())
 
     def forward(self, x: Tensor) -> Tensor:
         """The rounded input, [N, ...]."""
@@ -145,10 +177,15 @@ class BitQuantisers(nn.Module):
 
 
 def set_measuring(module: nn.Module, measuring: bool) -> None:
-    """Let every learned activation step below `module` be set from its next input, or no longer."""
+    """Let every learned step below `module` be set from its next operand, or no longer."""
     for part in module.modules():
-        if isinstance(part, LsqActivation):
+        if isinstance(part, LsqActivation | LsqWeight):
             part.measuring = measuring
+
+
+def is_step(name: str) -> bool:
+    """Whether a parameter of this name is the learned step of a quantiser."""
+    return name.endswith("log_step")
 
 
 def round_over_range(x: Tensor, bits: int) -> Tensor:

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from bitwright.foundation.progress import note
 from compress.training.processes import Processes
-from compress.training.replay import EagerStep, adam, replays, set_rate, stepped
+from compress.training.replay import EagerStep, adam, replays, set_share, stepped
 from compress.training.samples import batches
 from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
 from search.quantnas.found_network import QuantisedNetwork
+from search.quantnas.quantisers import is_step
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, RetrainSettings
 from workloads.super_resolution.models.searched import Genotype
 from workloads.super_resolution.training_data import PatchDataset
@@ -42,7 +43,8 @@ class Retrained:
 
 def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *, score: Score, processes: Processes,
             path: Path | None = None, on_log: OnLog | None = None) -> Retrained:  # fmt: skip
-    """Adam at `rate`, half a cosine to 0, L1. A state found at `path` is continued to the same result.
+    """Adam at `rate`, steps of quantisers at `scale_rate`, half a cosine to 0, L1. A state found at `path` is continued
+    to the same result.
 
     `on_log` hears of every entry of the history, also of those before a continuation.
     """
@@ -52,7 +54,10 @@ def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *
     network.measure_steps(first)
     network.to(processes.device).train()
     named = dict(network.named_parameters())
-    optimizer = adam(list(named.values()), settings.rate, processes, weight_decay=settings.weight_decay)
+    optimizer = adam(
+        [p for n, p in named.items() if not is_step(n)], settings.rate, processes, weight_decay=settings.weight_decay,
+        scales=[p for n, p in named.items() if is_step(n)], scale_rate=settings.scale_rate,
+    )  # fmt: skip
     per_epoch = settings.steps_per_epoch or max(1, data.patches_at(PATCH_SIDE, PATCH_STRIDE) // settings.batch)
     total = settings.epochs * per_epoch
     position = Position(f"{settings.fingerprint()}/{genotype.to_json()}/{data.pictures}")
@@ -79,7 +84,7 @@ def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *
             network.set_rounding(True)
             network.measure_steps(first.to(processes.device))
             step = _step(network, optimizer, settings, processes)
-        set_rate(optimizer, settings.rate * 0.5 * (1 + math.cos(math.pi * position.step / total)))
+        set_share(optimizer, 0.5 * (1 + math.cos(math.pi * position.step / total)))
         x, target = (part.to(processes.device, non_blocking=True) for part in next(source))
         losses.append(step(x, target))
         position.step += 1

@@ -18,19 +18,22 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from compress.training.processes import Processes
 from compress.training.samples import batches
-from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
+from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step, step_seed
 from search.quantnas.bilevel_step import BilevelStep, will_replay
 from search.quantnas.cost_table import CostTable
 from search.quantnas.data_split import Split
 from search.quantnas.derive import derive, derive_within
 from search.quantnas.entropy import Sparsity, entropy_coefficient
 from search.quantnas.footprint import Footprint, footprint
+from search.quantnas.projection import probabilities
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, SearchSettings
 from search.quantnas.supernet import Supernet
 from workloads.super_resolution.models.searched import Genotype, SearchSpace
 
 STATE = "search.safetensors"
 MULTIPLIER = "multiplier"
+EVERYONE = -1
+"""In place of a rank: what all processes draw alike."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,14 @@ class Found:
 
     `alphas`: probabilities at the start and after each epoch, [records, operations, bits] by name of the logits.
     `corrected`: layers that were changed after the last step because the most probable network broke the budget.
+    `penalty`: the coefficient of the cost at the end, which a budget has moved; `expected`: the mixture's cost there.
     """
 
     genotype: Genotype
     cost: float
     corrected: int
+    penalty: float
+    expected: float
     history: tuple[dict[str, float], ...]
     alphas: Mapping[str, Tensor]
     seconds: float
@@ -96,6 +102,8 @@ class Search:
         while position.step < total:
             epoch = position.step // self.per_epoch
             seed_step(settings.seed, position.step, self.processes.rank)
+            if not self.steps.replayed:
+                self.net.seed_choices(step_seed(settings.seed, position.step, EVERYONE))
             self.net.temperature = settings.temperature_at(epoch)
             ended = (position.step + 1) % self.per_epoch == 0
             logged = ended or (position.step + 1) % settings.log_every == 0
@@ -152,22 +160,22 @@ class Search:
         return self.processes.mean(torch.stack(losses).mean())
 
     def _genotype(self) -> Genotype:
-        logits = {site.name: self.net.logits_of(site) for site in self.net.sites}
-        return derive(self.space, logits, adq=self.settings.adq, how=self.settings.derivation)
+        return derive(self.space, self.net.scaled_logits(), adq=self.settings.adq, how=self.settings.derivation)
 
     def _found(self, needs: Footprint) -> Found:
         settings, corrected, genotype = self.settings, 0, self._genotype()
         if settings.budget is not None:
-            logits = {site.name: self.net.logits_of(site) for site in self.net.sites}
             genotype, corrected = derive_within(
-                self.space, logits, self.table, settings.budget - self.table.fixed, adq=settings.adq,
+                self.space, self.net.scaled_logits(), self.table, settings.budget - self.table.fixed, adq=settings.adq,
                 how=settings.derivation,
             )  # fmt: skip
         shapes = {self.net.name_of(s).replace(".", "_"): (len(s.operations), -1) for s in self.net.sites}
         seen = {name: torch.stack(records).view(len(records), *shapes[name]) for name, records in self.alphas.items()}
         cost = self.table.of(genotype) + self.table.fixed
+        expected = self.steps.mixture()[0] + self.table.fixed
         return Found(
-            genotype, cost, corrected, tuple(self.position.history), seen, self.position.seconds, needs
+            genotype, cost, corrected, self.position.values[MULTIPLIER], expected, tuple(self.position.history), seen,
+            self.position.seconds, needs,
         )  # fmt: skip
 
     def _log(self, entry: dict[str, float], epoch: int, total: int) -> None:
@@ -194,7 +202,7 @@ class Search:
 
     def _probabilities(self, name: str) -> Tensor:
         logits: Tensor = self.net.logits[name]
-        return torch.softmax(logits.detach().float().cpu(), 0)
+        return probabilities(logits.detach().float().cpu(), self.net.projection, self.net.temperature)
 
     def _check_budget(self) -> None:
         budget, table = self.settings.budget, self.table
@@ -216,7 +224,8 @@ class Search:
         share = len(self.processes.share(self.settings.batch))
         seed_step(self.settings.seed, -2, self.processes.rank)
         passes = 2 if will_replay(self.settings, self.processes) else 1
-        needs = footprint(self.net, self.split.weights[0], self.settings, share, passes)
+        sharing = self.processes.size
+        needs = footprint(self.net, self.split.weights[0], self.settings, share, passes, sharing)
         if self.processes.first:
             note(f"search: {self.space.name}, {len(self.net.sites)} layers, {self.per_epoch} steps an epoch; "
                  f"{needs.describe()}")  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from bitwright.foundation.errors import UsageError
 from search.quantnas.derive import Derivation
 from search.quantnas.entropy import EntropyReduction, Sparsity
-from search.quantnas.projection import Projection
+from search.quantnas.projection import GUMBELS, Projection
 from search.quantnas.quant_settings import ActQuant, QuantSettings
 
 PATCH_SIDE, PATCH_STRIDE = 200, 70
@@ -26,7 +26,8 @@ class SearchSettings:
     `share` is the paper's rho: half of it goes to the weights' pictures, half to the architecture's, the rest selects.
     `penalty` weighs expected cost over that of the uniform start. With `budget`, in the table's unit and for the whole
     network, it is only the start of the multiplier, which grows by `dual_rate` times the relative excess of the network
-    that the logits stand for, at every step. `replay`: capture the steps on a GPU.
+    that the logits stand for, at every step. `replay`: capture the steps on a GPU. `scale_rate`: of the logarithms of
+    quantisers' steps, which at the weights' rate stay where they start.
     """
 
     epochs: int = 20
@@ -36,6 +37,7 @@ class SearchSettings:
     patch: int = 45
     share: float = 0.7
     weight_rate: float = 1e-3
+    scale_rate: float = 1e-2
     weight_decay: float = 3e-8
     clip: float = 5.0
     alpha_rate: float = 3e-4
@@ -48,7 +50,7 @@ class SearchSettings:
     dual_rate: float = 1e-3
     derivation: Derivation = Derivation.JOINT
     projection: Projection = Projection.SOFTMAX
-    temperature: tuple[float, float] = (1.0, 1.0)
+    temperature: tuple[float, float] | None = None
     adq: bool = True
     quant: QuantSettings = field(default_factory=QuantSettings)
     recompute: bool = False
@@ -71,20 +73,28 @@ class SearchSettings:
             raise UsageError(f"search: warm_up must leave epochs to search in, not {self.warm_up} of {self.epochs}")
         if not 0 < self.share < 1:
             raise UsageError(f"search: share is above 0 and below 1, not {self.share}")
-        if self.penalty < 0 or self.sparsity_weight < 0 or self.dual_rate <= 0:
-            raise UsageError("search: penalty and sparsity_weight must not be negative, dual_rate must be positive")
+        _positive("search", self, "weight_rate", "scale_rate", "clip", "alpha_rate", "dual_rate")
+        _not_negative("search", self, "weight_decay", "penalty", "sparsity_weight", "save_seconds", "workers")
+        if not all(0 <= beta < 1 for beta in self.alpha_betas):
+            raise UsageError(f"search: alpha_betas are at least 0 and below 1, not {self.alpha_betas}")
         if self.budget is not None and self.budget <= 0:
             raise UsageError(f"search: budget must be positive, not {self.budget}")
-        if min(self.temperature) <= 0:
+        if min(self.temperatures) <= 0:
             raise UsageError(f"search: temperatures must be positive, not {self.temperature}")
 
     def fingerprint(self) -> str:
         """Hash of what decides the result; how often it is saved and logged, and how it is run, do not."""
         return _hash(asdict(self))
 
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """The first and the last one; where none is given, those of the paper for Gumbel samples, and else 1."""
+        default = (10.0, 0.1) if self.projection in GUMBELS else (1.0, 1.0)
+        return default if self.temperature is None else self.temperature
+
     def temperature_at(self, epoch: int) -> float:
         """Linear from the first to the last epoch behind the warm-up."""
-        first, last = self.temperature
+        first, last = self.temperatures
         span = max(1, self.epochs - self.warm_up - 1)
         return first + (last - first) * min(1.0, max(0.0, (epoch - self.warm_up) / span))
 
@@ -101,6 +111,7 @@ class RetrainSettings:
     batch: int = 32
     patch: int = 45
     rate: float = 1e-4
+    scale_rate: float = 1e-2
     weight_decay: float = 0.0
     clip: float | None = None
     float_epochs: int = 0
@@ -123,12 +134,26 @@ class RetrainSettings:
         if not 0 <= self.float_epochs < self.epochs:
             held = f"{self.float_epochs} of {self.epochs}"
             raise UsageError(f"retraining: float_epochs must leave epochs that round, not {held}")
-        if self.rate <= 0:
-            raise UsageError(f"retraining: rate must be positive, not {self.rate}")
+        _positive("retraining", self, "rate", "scale_rate", "clip")
+        _not_negative("retraining", self, "weight_decay", "save_seconds", "workers")
 
     def fingerprint(self) -> str:
         """Hash of what decides the result."""
         return _hash(asdict(self))
+
+
+def _positive(what: str, settings: SearchSettings | RetrainSettings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"{what}: {name} must be positive, not {value}")
+
+
+def _not_negative(what: str, settings: SearchSettings | RetrainSettings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not value >= 0:
+            raise UsageError(f"{what}: {name} must not be negative, not {value}")
 
 
 def _hash(values: dict[str, object]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from search.quantnas.mixed_layer import MixedLayer
 from search.quantnas.operand_noise import NoiseTable
-from search.quantnas.projection import Projection, project
+from search.quantnas.projection import Projection, probabilities, project, scaled
 from search.quantnas.quant_conv import QuantConv
 from search.quantnas.quant_settings import Mode, QuantSettings
 from search.quantnas.quantisers import set_measuring
@@ -31,19 +31,22 @@ class Supernet(nn.Module):
         self.space, self.settings = space, settings
         self.projection, self.temperature = Projection.SOFTMAX, 1.0
         self.table = NoiseTable(seed)
+        self._draws: torch.Generator | None = None
         fixed_mode = Mode.FLOAT if settings.mode is Mode.FLOAT else Mode.DIRECT
         fixed = QuantSettings(mode=fixed_mode, act_quant=settings.act_quant)
 
         def layer(site: Site) -> nn.Module:
-            return MixedLayer(site, space.bits, settings, self.table, recompute=recompute)
+            return MixedLayer(site, settings, self.table, recompute=recompute)
 
         def unit(spec: ConvSpec) -> nn.Module:
             return QuantConv(spec, (space.fixed_bits,), fixed)
 
         self.body = Topology(space, layer=layer, unit=unit, adq=adq)
-        choices = len(space.bits)
         self.logits = nn.ParameterDict(
-            {module_key(self.name_of(s)): nn.Parameter(torch.zeros(len(s.operations) * choices)) for s in self.sites}
+            {
+                module_key(self.name_of(s)): nn.Parameter(torch.zeros(len(s.operations) * len(s.bits)))
+                for s in self.sites
+            }
         )
 
     @property
@@ -60,14 +63,28 @@ class Supernet(nn.Module):
         found: Tensor = self.logits[module_key(self.name_of(site))]
         return found
 
+    def scaled_logits(self) -> dict[str, Tensor]:
+        """The logits of each layer whose softmax is its mixture at the present temperature, [operations * bits]."""
+        return {s.name: scaled(self.logits_of(s), self.projection, self.temperature) for s in self.sites}
+
     def alphas(self) -> dict[str, Tensor]:
-        """softmax of the logits of each layer, [operations, bits]."""
+        """The mixture of each layer at the present temperature, [operations, bits]."""
         made: dict[str, Tensor] = {}
         for site in self.sites:
             name = self.name_of(site)
             if name not in made:
-                made[name] = torch.softmax(self.logits_of(site), 0).view(len(site.operations), -1)
+                flat = probabilities(self.logits_of(site), self.projection, self.temperature)
+                made[name] = flat.view(len(site.operations), -1)
         return {site.name: made[self.name_of(site)] for site in self.sites}
+
+    def seed_choices(self, seed: int) -> None:
+        """Draw choices by a seed of their own from now on, alike in all processes, whatever noise each of them draws:
+        a choice that is not run gives its weights no gradient, and gradients are averaged together.
+        """
+        device = next(self.logits.parameters()).device
+        if self._draws is None or self._draws.device != device:
+            self._draws = torch.Generator(device)
+        self._draws.manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge a batch with the present mixture."""
@@ -75,7 +92,7 @@ class Supernet(nn.Module):
         for site in self.sites:
             name = self.name_of(site)
             if name not in made:
-                flat = project(self.logits_of(site), self.projection, self.temperature, self.training)
+                flat = project(self.logits_of(site), self.projection, self.temperature, self.training, self._draws)
                 made[name] = flat.view(len(site.operations), -1)
         return self.weighted(x, {site.name: made[self.name_of(site)] for site in self.sites})
 
@@ -115,7 +132,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def measure_steps(self, x: Tensor) -> None:
-        """Set the activation steps of all quantisers from a batch."""
+        """Set the steps of all quantisers, those of activations from a batch, layer after layer."""
         set_measuring(self, True)
         self(x)
         set_measuring(self, False)

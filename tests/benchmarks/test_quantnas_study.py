@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -71,6 +72,11 @@ def test_a_level_is_the_budget_of_the_fixed_network_at_so_many_bits(data: Path, 
     for bits in (4, 8):
         assert study.budget(bits) == network_bitops(fixed_network(SPACE, bits, adq=True), 32, 32)
     assert study.budget(4) < study.budget(6) < study.budget(8)
+    ends = dataclasses.replace(study, space=SPACE.with_ends(8))
+    for bits in (4, 8):
+        assert ends.budget(bits) == network_bitops(fixed_network(ends.space, bits, adq=True), 32, 32)
+    assert study.budget(4) < ends.budget(4)
+    assert study.budget(8) == ends.budget(8)
     wide = load_space("rfdn")
     macs = bitops_costs(wide, height=256, width=256).of(fixed_network(wide, 8, adq=False)) / 64
     assert macs == 21_375_221_760

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitwright.cli.app import run
 from bitwright.foundation.errors import UsageError
+from bitwright.runs import compress, quantnas
 from bitwright.runs.quantnas_bench import Bench
 from bitwright.runs.quantnas_request import QuantnasRequest, assigned, quantity
+from bitwright.runs.quantnas_result import QuantnasPoint
 from compress.graph import capture, layer_nodes
+from compress.training.processes import Processes
 from search.quantnas import Mode
 from workloads.loading import load_checkpoint
 from workloads.super_resolution.models.searched import Genotype
@@ -28,15 +34,16 @@ def test_smoke_run_meets_its_budgets_resumes_and_is_loaded_as_any_checkpoint(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["search", "quantnas", "--preset", "smoke", "--data", str(data / "sr" / "test" / "Set5"), "--width", "6",
-             "--out", str(tmp_path / "run"), "--budget", "40M", "--budget", "80M", "--json", "--set", "batch=2",
+             "--out", str(tmp_path / "run"), "--budget", "120M", "--budget", "200M", "--json", "--set", "batch=2",
              "--set", "retrain.epochs=1"]  # fmt: skip
     assert run(words) == 0
     result = json.loads(capsys.readouterr().out)
-    for point, budget in zip(result["points"], (40e6, 80e6), strict=True):
+    for point, budget in zip(result["points"], (120e6, 200e6), strict=True):
         assert point["budget"] == budget
         assert point["cost"] == point["bitops"]["32x32"] <= budget
         folder = tmp_path / "run" / point["name"]
         genotype = Genotype.load(folder / "genotype.json")
+        assert {genotype.layers[name].bits for name in genotype.search_space().wiring.ends} == {8}
         loaded = load_checkpoint(folder / "network.safetensors")
         assert loaded.architecture == "searched-basic"
         assert loaded.parameters == point["parameters"]
@@ -71,6 +78,15 @@ def test_smoke_run_meets_its_budgets_resumes_and_is_loaded_as_any_checkpoint(
         (["--set", "epoch=3"], "did you mean epochs"),
         (["--set", "quant.mode=loud"], "'noise', 'direct'"),
         (["--set", "epochs=0"], "at least 1"),
+        (["--set", "alpha_rate=-1"], "alpha_rate must be positive, not -1"),
+        (["--set", "weight_rate=0"], "weight_rate must be positive"),
+        (["--set", "clip=0"], "search: clip must be positive"),
+        (["--set", "weight_decay=-1"], "weight_decay must not be negative"),
+        (["--set", "alpha_betas=[0.5, 1.0]"], "alpha_betas are at least 0 and below 1"),
+        (["--set", "retrain.clip=0"], "retraining: clip must be positive"),
+        (["--set", "retrain.rate=-1"], "retraining: rate must be positive"),
+        (["--budget", "1G", "--budget", "1000M"], "--budget has one value twice"),
+        (["--preset", "paper-b", "--input-size", "14x14"], "at least 15 pixels"),
         (["--bits", "four"], "such as 4,8"),
         (["--preset", "smoke-2"], "did you mean smoke"),
         (["--compress"], "--compress needs"),
@@ -112,6 +128,54 @@ def test_latency_searches_only_widths_that_the_device_gains_from(data: Path, tmp
     assert counted.runs_as == {4: "int8", 8: "int8"}
 
 
+def test_compression_begins_when_the_processes_have_parted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the group the others would wait for the first one as long as a barrier lets them."""
+    seen = []
+
+    @contextmanager
+    def group() -> Iterator[Processes]:
+        yield Processes(0, 1, torch.device("cpu"))
+        seen.append("parted")
+
+    def found(*_: object) -> QuantnasPoint:
+        return QuantnasPoint(
+            name="p", budget=None, penalty=0.1, cost=1.0, corrected=0, bitops={}, parameters=1, held_out=30.0,
+            evaluated=None, search_seconds=1.0, genotype="g", network="n",
+        )  # fmt: skip
+
+    monkeypatch.setattr(quantnas, "processes", group)
+    monkeypatch.setattr(quantnas, "carry_out", found)
+    monkeypatch.setattr(compress, "compress", lambda *_, **__: seen.append("compressed"))
+    request = _request(data, tmp_path, device=X86, cost="bitops", compress=True)
+    quantnas.search(request)
+    assert seen == ["parted", "compressed"]
+    assert (request.out / quantnas.RESULT).is_file()
+
+
+def test_counted_widths_need_no_rule_of_the_device_and_the_report_says_what_they_run_as(
+    data: Path, tmp_path: Path
+) -> None:
+    counted = Bench.open(_request(data, tmp_path, device=X86, cost="bitops", bits=(3, 8)))
+    assert counted.space.bits == (3, 8)
+    assert counted.runs_as == {3: "int8", 8: "int8"}
+    assert f"{X86} has no 3-bit convolutions on openvino: they run as int8" in counted.notes
+    assert not any("no 8-bit" in remark for remark in counted.notes)
+    with pytest.raises(UsageError, match=r"3-bit .* count --cost bitops"):
+        Bench.open(_request(data, tmp_path, device=X86, width=48, bits=(3, 8)))
+
+
+@pytest.mark.parametrize("device", [None, X86])
+def test_the_layers_at_the_picture_have_8_bits_unless_others_are_asked_for(
+    data: Path, tmp_path: Path, device: str | None
+) -> None:
+    for asked, widths in ({}, (8,)), ({"end_bits": 0}, (4, 8)):
+        space = Bench.open(_request(data, tmp_path, device=device, cost="bitops", preset="paper-b", **asked)).space
+        assert {s.bits for s in space.wiring.sites if s.name in ("upsample.0", "tail.0")} == {widths}
+        assert {s.bits for s in space.wiring.sites if s.name not in ("upsample.0", "tail.0")} == {(4, 8)}
+
+
 def test_settings_by_name() -> None:
     made = assigned(["epochs=17", "quant.mode=direct", "retrain.rate=0.5"])
     assert made == {
@@ -123,6 +187,8 @@ def test_settings_by_name() -> None:
     assert request.search(budget=3.0).budget == 3.0
     assert request.retraining().rate == 0.5
     assert request.points() == (("penalty-1e-05", None, 1e-5),)
+    near = request.model_copy(update={"budgets": (12345670.0, 12345671.0, 1e9)})
+    assert [name for name, _, _ in near.points()] == ["budget-12345670.0", "budget-12345671.0", "budget-1e+09"]
     assert quantity("4.6G") == 4.6e9
     with pytest.raises(UsageError, match="none of quant, retrain"):
         assigned(["deploy.x=1"])

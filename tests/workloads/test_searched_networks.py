@@ -126,11 +126,86 @@ def test_a_space_of_ones_own_is_one_small_file(tmp_path: Path) -> None:
         ({"width": 35}, "groups do not divide"),
         ({"cells": 0}, "either cells"),
         ({"colour": 3}, "Extra inputs"),
+        ({"network": ["a = head.0(x)", "c = cells(a)", "d = cells(c)"]}, "'d = cells.*the cells are used twice"),
+        (
+            {
+                "network": [
+                    "a = head.0(x)",
+                    "b = head.1(x)",
+                    "n = normalise.body(a)",
+                    "c = cells(n)",
+                    "f = residual.body(a, c)",
+                    "e = upsample.0(f)",
+                    "u = shuffle(e)",
+                    "t = tail.0(u)",
+                    "r = tail.1(t)",
+                    "y = add(u, r)",
+                ]
+            },
+            r"'b = head\.1\(x\)': no step reads 'b'",
+        ),
+        (
+            {
+                "cell": [
+                    "n = normalise.cell(z)",
+                    "b = body.0(n)",
+                    "c = body.1(b)",
+                    "s = skip.0(n)",
+                    "g = add(s, c)",
+                    "q = residual.cell(z, g)",
+                    "y = residual.cell(q, g)",
+                ]
+            },
+            r"residual\.cell is used twice",
+        ),
+        (
+            {"cell": ["n = normalise.cell(z)", "m = normalise.cell(n)", "y = body.0(m)"]},
+            r"normalise\.cell is used twice",
+        ),
+        (
+            {
+                "fixed": {"smooth": {"kind": "conv", "out": "width", "kernel": 4}},
+                "network": ["a = head.0(x)", "y = smooth(a)"],
+            },
+            "smooth has a kernel of 4; it must be odd",
+        ),
     ],
 )
 def test_a_space_that_does_not_fit_says_where(tmp_path: Path, changes: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         load_space(_edited(tmp_path, **changes))
+
+
+def test_layers_may_have_bit_widths_of_their_own(tmp_path: Path) -> None:
+    layers = yaml.safe_load((SPACES / "basic.yaml").read_text())["layers"]
+    layers["tail.1"]["bits"] = [8, 32]
+    space = load_space(_edited(tmp_path, layers=layers))
+    widths = {site.name: site.bits for site in space.wiring.sites}
+    assert widths.pop("tail.1") == (8, 32)
+    assert set(widths.values()) == {(4, 8)}
+    assert space.all_bits == (4, 8, 32)
+    assert space.resized(bits=(2, 4)).all_bits == (2, 4, 8, 32)
+    for wrong, says in (([9], r"layer tail\.1: 9 is not a bit width"), ([8, 8], "given twice"), ([], "tail.1.bits")):
+        layers["tail.1"]["bits"] = wrong
+        with pytest.raises(UsageError, match=says) as refused:
+            load_space(_edited(tmp_path, layers=layers))
+        assert "\n" not in str(refused.value)
+
+
+def test_the_ends_of_a_space_read_or_make_the_picture(tmp_path: Path) -> None:
+    basic, rfdn = load_space("basic"), load_space("rfdn")
+    assert basic.wiring.ends == ("head.0", "upsample.0", "tail.1")
+    assert rfdn.wiring.ends == ("upsample.0", "tail.0")
+    wide = rfdn.with_ends(8)
+    assert {s.name for s in wide.wiring.sites if s.bits == (8,)} == set(rfdn.wiring.ends)
+    assert {s.bits for s in wide.wiring.sites} == {(8,), (4, 8)}
+    assert {s.bits for s in rfdn.resized(bits=(2, 4)).with_ends(8).wiring.sites} == {(8,), (2, 4)}
+    assert {s.bits for s in rfdn.resized(bits=(32,)).with_ends(8).wiring.sites} == {(32,)}
+    layers = yaml.safe_load((SPACES / "basic.yaml").read_text())["layers"]
+    layers["head.0"]["bits"] = [4]
+    kept = load_space(_edited(tmp_path, layers=layers)).with_ends(8)
+    assert [s.bits for s in kept.wiring.sites if s.name in kept.wiring.ends] == [(4,), (8,), (8,)]
+    assert '"space":"rfdn"' in Genotype.uniform(wide, "simple_3x3", 8).to_json()
 
 
 def test_an_unknown_space_names_the_nearest() -> None:

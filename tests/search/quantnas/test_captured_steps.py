@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.training.processes import Processes
-from compress.training.replay import EagerStep, ReplayedStep, adam, set_rate, stepped
+from compress.training.replay import EagerStep, ReplayedStep, adam, set_share, stepped
 from compress.training.state import seed_step
 from search.quantnas import Mode, NoiseSource, QuantisedNetwork, QuantSettings, SearchSettings, Supernet, bitops_costs
 from search.quantnas.bilevel_step import BilevelStep, will_replay
@@ -129,7 +129,7 @@ def test_on_a_cpu_a_step_is_run_as_it_is() -> None:
 
     step = stepped("step", compute, optimizer, replayed=False)
     assert type(step) is EagerStep
-    set_rate(optimizer, 0.25)
+    set_share(optimizer, 0.5)
     assert float(step(torch.ones(()), torch.zeros(()))) == 1.0
     assert float(parameter.detach()) == pytest.approx(0.75)
     assert float(step(torch.ones(()), torch.zeros(()))) == pytest.approx(0.75**2)
@@ -152,7 +152,7 @@ def test_a_search_step_follows_penalty_and_rate_of_each_call() -> None:
 
 @needs_gpu
 def test_noise_differs_in_each_replay_and_follows_the_seed() -> None:
-    settings = SearchSettings(quant=QuantSettings(), weight_rate=0.0)
+    settings = SearchSettings(quant=QuantSettings(), weight_rate=1e-12)
     steps, batch = _stepper("basic", settings, GPU)
     for number in range(6):
         seed_step(1, number, 0)

@@ -7,9 +7,21 @@ import math
 import pytest
 import torch
 
-from search.quantnas import Derivation, EntropyReduction, Sparsity, derive, entropy_coefficient, sparsity_loss
+from bitwright.foundation.errors import ConstraintError
+from search.quantnas import (
+    CostTable,
+    Derivation,
+    EntropyReduction,
+    Sparsity,
+    bitops_costs,
+    derive,
+    derive_within,
+    entropy_coefficient,
+    sparsity_loss,
+)
+from search.quantnas.assignment import Boundary
 from search.quantnas.entropy import entropy
-from workloads.super_resolution.models.searched import Choice, load_space
+from workloads.super_resolution.models.searched import Choice, Genotype, SearchSpace, load_space
 
 
 def test_schedule_golden_values() -> None:
@@ -84,3 +96,83 @@ def test_joint_and_marginal_differ_where_mass_is_spread() -> None:
     assert derive(space, _logits(logits)).layers["cells.0.body.0"] == Choice("simple_3x3", 4)
     marginal = derive(space, _logits(logits), how=Derivation.MARGINAL)
     assert marginal.layers["cells.0.body.0"] == Choice("simple_5x5", 4)
+
+
+def test_marginal_derivation_stays_marginal_within_a_budget() -> None:
+    """A layer that the budget need not touch keeps the operation with the greatest whole probability."""
+    space = load_space("rfdn").resized(cells=1)
+    p = torch.full((9, 2), 1e-6)
+    p[1] = torch.tensor([0.31, 0.0001])
+    p[2] = torch.tensor([0.30, 0.29])
+    logits = _logits(p.log().flatten())
+    logits["tail.0"] = torch.zeros(12)
+    logits["tail.0"][-1] = 0.1
+    table = bitops_costs(space)
+    dear = derive(space, logits, how=Derivation.MARGINAL)
+    budget = 0.9 * table.of(dear)
+    found, changed = derive_within(space, logits, table, budget, how=Derivation.MARGINAL)
+    assert changed > 0
+    assert found.layers["cells.0.body.0"] == dear.layers["cells.0.body.0"] == Choice("simple_5x5", 4)
+    assert table.of(found) <= budget
+
+
+def test_what_a_budget_leaves_is_spent_on_the_most_probable_choices() -> None:
+    """Layers that are alike all change at one price, though the budget holds with half of them unchanged."""
+    space = load_space("rfdn").resized(cells=2)
+    table = bitops_costs(space)
+    logits = {s.name: torch.linspace(0, 2, len(s.operations) * 2) for s in space.wiring.sites}
+    dear = derive(space, logits)
+    budget = 0.5 * (table.of(dear) + table.least)
+    found, changed = derive_within(space, logits, table, budget)
+    assert 0.98 * budget < table.of(found) <= budget
+    assert 0 < changed < len(space.wiring.sites)
+    for site in space.wiring.sites:
+        places = [(o, b) for o in range(len(site.operations)) for b in range(2)]
+        at = (site.tokens.index(found.layers[site.name].operation), space.bits.index(found.layers[site.name].bits))
+        for o, b in places[places.index(at) + 1 :]:
+            better = {**found.layers, site.name: Choice(site.tokens[o], space.bits[b])}
+            assert table.of(Genotype.of(space, better, adq=False)) > budget
+
+
+def test_cells_that_share_logits_change_together() -> None:
+    space = load_space("basic").resized(width=12)
+    table = bitops_costs(space)
+    torch.manual_seed(0)
+    shared = {s.shared: torch.randn(2 * len(s.operations)) for s in space.wiring.sites}
+    logits = {s.name: shared[s.shared] for s in space.wiring.sites}
+    for share in (0.3, 0.5, 0.7, 0.9):
+        found, _ = derive_within(space, logits, table, share * table.of(derive(space, logits)))
+        assert len({found.layers[f"cells.{cell}.body.0"] for cell in range(3)}) == 1
+
+
+def _chain(first: list[float], last: list[float], crossing: float) -> CostTable:
+    """Two layers of one operation in 4 or 8 bits, with a price for a change of width between them."""
+    space = SearchSpace.model_validate({
+        "name": "chain", "scale": 2, "width": 4,
+        "layers": {"first": {"out": "width", "candidates": ["simple_3x3"]},
+                   "last": {"out": "colours*scale*scale", "candidates": ["simple_3x3"]}},
+        "network": ["a = first(x)", "b = last(a)", "y = shuffle(b)"],
+    })  # fmt: skip
+    costs = {"first": torch.tensor([first], dtype=torch.float64), "last": torch.tensor([last], dtype=torch.float64)}
+    between = torch.tensor([[0.0, crossing], [crossing, 0.0]], dtype=torch.float64)
+    return CostTable("ms", "test", space, costs, boundaries=(Boundary("first", "last", between),))
+
+
+def test_a_budget_that_needs_one_width_throughout_is_met() -> None:
+    """Each layer's cheapest width is another one, and the change between them costs more than both."""
+    table = _chain([1.0, 1.1], [1.2, 1.0], 10.0)
+    assert table.least == pytest.approx(2.1)
+    logits = {"first": torch.tensor([2.0, 0.0]), "last": torch.tensor([0.0, 2.0])}
+    found, changed = derive_within(table.space, logits, table, 2.15)
+    assert [choice.bits for choice in found.layers.values()] == [8, 8]
+    assert changed == 1
+    with pytest.raises(ConstraintError, match="no network"):
+        derive_within(table.space, logits, table, 2.05)
+
+
+def test_the_price_of_a_change_decides_between_networks_within_a_budget() -> None:
+    table = _chain([1.0, 3.0], [1.0, 3.0], 0.5)
+    logits = {"first": torch.tensor([0.0, 2.0]), "last": torch.tensor([0.0, 1.0])}
+    for budget, widths in ((6.0, [8, 8]), (4.6, [8, 4]), (4.4, [4, 4])):
+        found, _ = derive_within(table.space, logits, table, budget)
+        assert [choice.bits for choice in found.layers.values()] == widths

@@ -12,7 +12,7 @@ from hw_profiles.latency_table import LatencyRow, LatencyTable, Quantiles
 from search.quantnas import Where, bitops_costs, derive_within, latency_costs, network_bitops
 from search.quantnas.cost_table import fixed_macs
 from search.quantnas.latency_costs import native_widths, off_step
-from workloads.super_resolution.models.searched import Choice, Genotype, load_space
+from workloads.super_resolution.models.searched import Choice, Genotype, SearchSpace, load_space
 
 
 def _published() -> Genotype:
@@ -62,8 +62,14 @@ def test_expectation_is_exact_for_one_hot_and_uniform_mixtures() -> None:
         alphas[site.name] = torch.zeros(len(site.operations), 2, dtype=torch.float64)
         alphas[site.name][site.tokens.index(choice.operation), space.bits.index(choice.bits)] = 1
     assert float(table.expected(alphas)) == table.of(genotype) == 4_628_938_752
-    uniform = {n: torch.full_like(c, 1 / c.numel()) for n, c in table.costs.items()}
-    assert float(table.expected(uniform)) / table.uniform() == pytest.approx(1, abs=1e-12)
+    # At 32x32, 8 bits beside 4: 40 a multiply-accumulate on average. Positions: 1024, in the tail 16 times as many.
+    head = (3 * 36 + 36 * 36) * (9 + 25 + 9 / 3 + 25 / 3) / 4
+    body = 3 * 2 * 36 * 36 * (10 + 6 + 9 + 25) / 4
+    skip = 3 * 36 * 36 * (1 + 9 + 25) / 3
+    upsample = ((36 * 36 + 36 * 48) * (5 + 3) + 36 * 48 * (9 + 25)) / 4
+    tail = 16 * 2 * 3 * 36 * (1 + 9 + 25) / 3
+    by_hand = 1024 * 40 * (head + body + skip + upsample + tail)
+    assert table.uniform() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_cost_falls_as_mass_moves_to_fewer_bits() -> None:
@@ -169,6 +175,38 @@ def test_measured_kernels_come_before_the_roofline_and_correct_it() -> None:
     assert float(found.table.costs["cells.0.body.0"][0, 0]) == pytest.approx(
         ratio * float(estimated.table.costs["cells.0.body.0"][0, 0])
     )
+
+
+def test_a_measured_kernel_stands_for_its_own_stride_and_dilation_alone() -> None:
+    where = Where(load_profile(X86), "openvino", height=64, width=64)
+    tensor = TensorType(shape=(1, 48, 64, 64), dtype="int8")
+
+    def measured(stride: tuple[int, int]) -> LatencyTable:
+        kernel = Kernel(op="Convolution", precision="int8", inputs=(tensor,), outputs=(tensor,), window=(3, 3),
+                        stride=stride, macs=1)  # fmt: skip
+        return LatencyTable([LatencyRow(
+            profile=X86, runtime="openvino", runtime_version="2026", threads=1, ms=Quantiles.of([7.0]), n=1,
+            source="test", fingerprint="here", created="now", kernel=kernel,
+        )])  # fmt: skip
+
+    data = load_space("rfdn").resized(bits=(8,)).model_dump(by_alias=True)
+    data["candidates"]["standard"] = ["simple_3x3", "simple_3x3_d2"]
+    space = SearchSpace.model_validate(data | {"name": "dilated"})
+    alike = [s for s in space.wiring.sites if (s.inputs, s.outputs, s.factor) == (48, 48, 1)]
+    convs = sum(len(o.convs) for s in space.wiring.sites for o in s.operations)
+    assert latency_costs(space, where, measured((1, 1))).measured == pytest.approx(len(alike) / convs)
+    assert latency_costs(space, where, measured((2, 2))).measured == 0.0
+
+
+def test_a_picture_too_small_for_attention_has_no_cost() -> None:
+    space = load_space("rfdn")
+    bitops_costs(space, height=15, width=15)
+    for count in (
+        lambda: bitops_costs(space, height=14, width=32),
+        lambda: latency_costs(space, Where(load_profile(X86), "openvino", height=64, width=14)),
+    ):
+        with pytest.raises(UsageError, match="at least 15 pixels"):
+            count()
 
 
 def test_widths_off_the_devices_step_are_named() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-JOB = """
+NAMES = """
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
@@ -21,6 +21,11 @@ from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.models.searched import Genotype, load_space
 from workloads.super_resolution.training_data import PatchDataset
 
+"""
+
+JOB = (
+    NAMES
+    + """
 space = load_space("basic").resized(width=6, cells=1)
 data = PatchDataset([Path(sys.argv[1])], SRFormat(4, Color.RGB, 1.0), 12, 2**62, 0)
 settings = SearchSettings(
@@ -38,6 +43,44 @@ with processes() as group:
         tensors |= {f"net.{n}": p for n, p in made.network.state_dict().items()}
         save_file({n: t.contiguous() for n, t in tensors.items()}, sys.argv[2], {"genotype": found.genotype.to_json()})
 """
+)
+
+
+SAMPLED = (
+    NAMES
+    + """
+from search.quantnas.projection import Projection
+
+space = load_space("basic").resized(width=6, cells=1)
+data = PatchDataset([Path(sys.argv[1])], SRFormat(4, Color.RGB, 1.0), 12, 2**62, 0)
+logits = {}
+with processes() as group:
+    for kind in (Projection.MASKED, Projection.GUMBEL_HARD):
+        settings = SearchSettings(
+            epochs=2, warm_up=0, steps_per_epoch=3, batch=2, patch=12, alpha_rate=0.05, projection=kind, adq=False,
+        )
+        job = Search(space, bitops_costs(space), split_by_picture(data, 0.7, 777), settings, group)
+        job.run()
+        logits |= {f"{kind.value}.{n}": p.detach().contiguous() for n, p in job.net.named_parameters()}
+    save_file(logits, f"{sys.argv[2]}.{group.rank}")
+"""
+)
+
+
+def test_sampled_choices_are_the_same_in_all_processes_though_their_noise_is_not(data: Path, tmp_path: Path) -> None:
+    """What is not chosen has no gradient, and processes that average different gradients stop or diverge."""
+    script = tmp_path / "job.py"
+    script.write_text(SAMPLED)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
+         str(data / "sr" / "test" / "Set5"), str(tmp_path / "end")],
+        env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (load_file(f"{tmp_path / 'end'}.{rank}") for rank in (0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert all(float(value.abs().max()) > 0.01 for name, value in first.items() if ".logits." in name)
 
 
 def test_two_processes_find_and_train_what_one_does(data: Path, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ import torch
 from bitwright.foundation.errors import CheckpointError, UsageError
 from compress.training.processes import Processes
 from compress.training.state import load_state
-from search.quantnas import bitops_costs
+from search.quantnas import ActQuant, Derivation, bitops_costs, derive_within
 from search.quantnas.data_split import Split, split_by_picture
 from search.quantnas.footprint import footprint
 from search.quantnas.found_network import QuantisedNetwork, deployable
 from search.quantnas.presets import PRESETS, preset
 from search.quantnas.quant_conv import QuantConv
+from search.quantnas.quantisers import HWGQ_STEPS
 from search.quantnas.retrain import retrain
 from search.quantnas.search import STATE, Search
 from search.quantnas.settings import RetrainSettings, SearchSettings
@@ -130,6 +131,7 @@ def test_killed_search_gives_the_same_genotype(split: Split, data: Path, tmp_pat
     job.send_signal(signal.SIGKILL)
     job.wait()
     assert (tmp_path / STATE).exists()
+    assert not (tmp_path / "g.json").exists(), "it was killed before its end"
     subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=120)
     assert Genotype.load(tmp_path / "g.json") == wanted.genotype
 
@@ -140,8 +142,38 @@ def test_budget_is_met_and_an_impossible_one_is_refused_at_once(split: Split) ->
     found = _search(split, budget=budget, dual_rate=0.05).run()
     assert found.cost <= budget
     assert found.history[-1]["penalty"] > found.history[3]["penalty"] > 0
+    assert found.penalty > found.history[-1]["penalty"]
+    mixture = sum(float((found.alphas[s.shared.replace(".", "_")][-1] * table.costs[s.name]).sum())
+                  for s in SPACE.wiring.sites)  # fmt: skip
+    assert found.expected == pytest.approx(mixture, rel=1e-5)
     with pytest.raises(UsageError, match="cheapest costs"):
         _search(split, budget=table.least * 0.9)
+
+
+def test_a_budget_with_marginal_derivation_gives_the_marginal_network_within_it(split: Split) -> None:
+    table = bitops_costs(SPACE)
+    budget = 0.5 * (table.least + table.uniform())
+    job = _search(split, budget=budget, derivation=Derivation.MARGINAL, alpha_rate=0.3, dual_rate=1e-9)
+    found = job.run()
+    logits = job.net.scaled_logits()
+    assert found.cost <= budget
+    assert found.genotype == derive_within(SPACE, logits, table, budget, adq=True, how=Derivation.MARGINAL)[0]
+
+
+def test_a_search_and_a_training_in_half_precision_learn_and_keep_float_weights(data: Path, split: Split) -> None:
+    job = _search(split, amp=True)
+    seen = set()
+    job.net.register_forward_hook(lambda _, __, made: seen.add(made.dtype))
+    found = job.run()
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in job.net.parameters()} == {torch.float32}
+    whole = _search(split).run()
+    assert found.history[0]["train"] == pytest.approx(whole.history[0]["train"], rel=0.05)
+    assert found.history[0]["train"] != whole.history[0]["train"]
+    settings = dataclasses.replace(RETRAIN, amp=True, steps_per_epoch=25, rate=3e-3)
+    genotype = Genotype.uniform(load_space("basic").resized(width=12, cells=1), "simple_3x3", 8, adq=True)
+    made = retrain(genotype, _patches(data), settings, score=lambda _: 0.0, processes=ALONE)
+    assert sum(e["train"] for e in made.history[-10:]) < 0.8 * sum(e["train"] for e in made.history[:10])
 
 
 def test_weight_step_takes_no_part_of_the_cost_and_alpha_step_moves_no_weight(split: Split) -> None:
@@ -219,6 +251,15 @@ def test_all_steps_of_the_found_network_are_trained(genotype: Genotype, data: Pa
     assert len(steps) == 2 * sum(isinstance(m, QuantConv) for m in network.modules())
     moved = [n for n, p in trained.named_parameters() if n in steps and not torch.equal(p, start[n])]
     assert len(moved) > 0.9 * len(steps)
+
+
+def test_retraining_with_fixed_activation_steps_has_none_to_learn(genotype: Genotype, data: Path) -> None:
+    settings = dataclasses.replace(RETRAIN, act_quant=ActQuant.HWGQ, steps_per_epoch=25, rate=3e-3)
+    made = retrain(genotype, _patches(data), settings, score=lambda _: 0.0, processes=ALONE)
+    assert not any("activation.log_step" in name for name, _ in made.network.named_parameters())
+    assert sum(e["train"] for e in made.history[-10:]) < 0.8 * sum(e["train"] for e in made.history[:10])
+    limits = [float(unit.limit) for unit in deployable(made.network).modules() if isinstance(unit, ConvUnit)]
+    assert limits == pytest.approx([15 * HWGQ_STEPS[4]] * 8)
 
 
 def test_deployable_network_differs_by_the_rounding_of_activations_alone(

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from search.quantnas import Mode, NoiseSource, QuantSettings, Supernet
+from bitwright.foundation.errors import UsageError
+from compress.training.processes import Processes
+from hw_profiles import load_profile
+from search.quantnas import (
+    Mode,
+    NoiseSource,
+    QuantSettings,
+    SearchSettings,
+    Supernet,
+    Where,
+    bitops_costs,
+    derive,
+    latency_costs,
+    network_bitops,
+)
+from search.quantnas.bilevel_step import BilevelStep
 from search.quantnas.mixed_layer import Candidate, MixedLayer
-from search.quantnas.projection import Projection, project
+from search.quantnas.projection import Projection, probabilities, project
 from search.quantnas.quant_conv import QuantConv, convolve
-from search.quantnas.quant_settings import ActQuant
-from search.quantnas.quantisers import HwgqActivation, LsqActivation, LsqWeight, round_over_range
-from workloads.super_resolution.models.searched import ConvSpec, Site, load_space, operation
+from search.quantnas.quantisers import LsqActivation, round_over_range
+from workloads.super_resolution.models.searched import Choice, ConvSpec, Genotype, Site, load_space, operation
 
 TOKENS = ("simple_3x3", "growth1_1x1", "3x3_increase_2", "1x1_decrease_2", "skip_connect", "zero")
+ALONE = Processes(0, 1, torch.device("cpu"))
 SPEC = ConvSpec(4, 6, (3, 3))
 
 
-def _site(tokens: tuple[str, ...] = TOKENS, channels: int = 4) -> Site:
-    return Site("l", "l", channels, channels, 1, tuple(operation(t, channels, channels, channels) for t in tokens))
+def _site(bits: tuple[int, ...], tokens: tuple[str, ...] = TOKENS, channels: int = 4) -> Site:
+    made = tuple(operation(t, channels, channels, channels) for t in tokens)
+    return Site("l", "l", channels, channels, 1, made, bits)
 
 
 def _plain(candidate: Candidate, x: Tensor) -> Tensor:
@@ -37,7 +51,7 @@ def _plain(candidate: Candidate, x: Tensor) -> Tensor:
 
 def test_float_mixture_is_the_weighted_sum_of_its_operations() -> None:
     torch.manual_seed(0)
-    layer = MixedLayer(_site(), (4, 8), QuantSettings(mode=Mode.FLOAT))
+    layer = MixedLayer(_site((4, 8)), QuantSettings(mode=Mode.FLOAT))
     alpha = torch.softmax(torch.randn(12), 0).view(6, 2).requires_grad_()
     layer.weigh(alpha)
     x = torch.randn(2, 4, 6, 7)
@@ -65,6 +79,43 @@ def test_gradients_of_every_mode_reach_weights_and_logits_alone(mode: Mode) -> N
     net(x).square().mean().backward()
     assert all(p.grad is None for p in net.weight_parameters())
     assert all(bool(p.grad.any()) for p in net.architecture_parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
+def test_cost_entropy_and_probabilities_are_those_of_the_mixture_that_runs(temperature: float) -> None:
+    space = load_space("basic").resized(width=6, cells=1)
+    net = Supernet(space, QuantSettings(mode=Mode.FLOAT))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for logits in net.logits.values():
+            logits.normal_()
+    net.temperature = temperature
+    x = torch.rand(1, 3, 8, 8)
+    ran = net(x)
+    assert torch.allclose(net.weighted(x, net.alphas()), ran)
+    steps = BilevelStep(net, bitops_costs(space), SearchSettings(), ALONE)
+    cost, terms = steps.mixture()
+    alphas = [torch.softmax(p.detach() / temperature, 0) for p in net.logits.values()]
+    assert terms == pytest.approx(sum(float(-(a * a.log()).sum()) for a in alphas), rel=1e-5)
+    named = {n: a.view(len(s.operations), -1) for (n, a), s in zip(
+        ((s.name, torch.softmax(net.logits_of(s).detach() / temperature, 0)) for s in net.sites), net.sites, strict=True
+    )}  # fmt: skip
+    assert cost == pytest.approx(float(bitops_costs(space).expected(named)))
+    if temperature != 1:
+        net.temperature = 1.0
+        assert not torch.allclose(net(x), ran)
+
+
+def test_gumbel_samples_cool_down_and_have_the_probabilities_of_their_logits() -> None:
+    sampled = SearchSettings(epochs=5, warm_up=1, projection=Projection.GUMBEL)
+    assert [sampled.temperature_at(epoch) for epoch in range(5)] == pytest.approx([10, 10, 6.7, 3.4, 0.1])
+    assert SearchSettings().temperatures == SearchSettings(projection=Projection.MASKED).temperatures == (1.0, 1.0)
+    assert SearchSettings(projection=Projection.GUMBEL_HARD, temperature=(2.0, 1.0)).temperatures == (2.0, 1.0)
+    torch.manual_seed(0)
+    logits = torch.tensor([1.0, 0.0, -1.0])
+    drawn = torch.stack([project(logits, Projection.GUMBEL_HARD, 10.0, True) for _ in range(4000)]).mean(0)
+    assert torch.allclose(drawn, probabilities(logits, Projection.GUMBEL_HARD, 10.0), atol=0.03)
+    assert torch.equal(project(logits, Projection.GUMBEL, 10.0, False), torch.softmax(logits, 0))
 
 
 def test_shared_logits_serve_every_cell() -> None:
@@ -112,6 +163,7 @@ def test_recomputed_layers_meet_the_same_noise(source: NoiseSource) -> None:
 
 def test_direct_steps_are_registered_trained_and_saved() -> None:
     """In the authors' code they sit in a plain list: neither optimised nor saved."""
+    torch.manual_seed(0)
     net = Supernet(load_space("basic").resized(width=6, cells=1), QuantSettings(mode=Mode.DIRECT))
     steps = [n for n, _ in net.named_parameters() if "log_step" in n and "candidates" in n]
     convs = sum(isinstance(m, QuantConv) for n, m in net.named_modules() if "candidates" in n)
@@ -130,7 +182,7 @@ def test_direct_steps_are_registered_trained_and_saved() -> None:
 def test_one_hot_direct_mixture_is_the_derived_convolution_bit_for_bit() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 9, 8)
-    layer = MixedLayer(_site(("simple_3x3", "growth1_3x3")), (2, 4, 8), QuantSettings(mode=Mode.DIRECT))
+    layer = MixedLayer(_site((2, 4, 8), ("simple_3x3", "growth1_3x3")), QuantSettings(mode=Mode.DIRECT))
     alpha = torch.zeros(2, 3)
     alpha[1, 1] = 1.0
     layer.weigh(alpha)
@@ -148,40 +200,10 @@ def test_one_hot_direct_mixture_is_the_derived_convolution_bit_for_bit() -> None
 
 
 def test_a_choice_of_probability_zero_is_not_run() -> None:
-    layer = MixedLayer(_site(("simple_3x3", "simple_1x1")), (8,), QuantSettings(mode=Mode.DIRECT))
+    layer = MixedLayer(_site((8,), ("simple_3x3", "simple_1x1")), QuantSettings(mode=Mode.DIRECT))
     layer.weigh(torch.tensor([[1.0], [0.0]]))
     layer.candidates[1].units = nn.ModuleList([nn.Identity()])
     assert layer(torch.randn(1, 4, 5, 5)).shape == (1, 4, 5, 5)
-
-
-def test_lsq_starts_and_learns_by_its_formulas() -> None:
-    torch.manual_seed(0)
-    w = torch.randn(3, 4, 3, 3)
-    quantiser = LsqWeight(w, 4)
-    assert torch.allclose(quantiser.step(), 2 * w.abs().flatten(1).mean(1) / math.sqrt(7))
-    step = quantiser.step().detach().view(3, 1, 1, 1)
-    rounded = quantiser(w)
-    assert torch.allclose(rounded, step * torch.clamp(torch.round(w / step), -8, 7), atol=1e-6)
-    g = torch.randn_like(w)
-    rounded.backward(g)
-    ratio = w / step
-    inside = (torch.round(ratio) >= -8) & (torch.round(ratio) <= 7)
-    by_step = torch.where(inside, torch.round(ratio) - ratio, ratio.clamp(-8, 7))
-    # The factor counts the elements that share a step: those of one channel.
-    expected = (g * by_step).flatten(1).sum(1) / math.sqrt(7 * w[0].numel()) * step.flatten()
-    assert torch.allclose(quantiser.log_step.grad, expected, rtol=1e-3, atol=1e-5)
-
-
-def test_hwgq_rounds_and_clips_as_its_table_says() -> None:
-    x = torch.tensor([-1.0, 0.1, 0.2, 1.0, 3.1, 9.0], requires_grad=True)
-    y = HwgqActivation(4)(x.view(1, -1)).view(-1)
-    step = 0.21306
-    assert torch.allclose(y, torch.tensor([0.0, 0.0, step, 5 * step, 15 * step, 15 * step]))
-    y.sum().backward()
-    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0]
-    assert HwgqActivation(4).state_dict().keys() == {"fixed"}
-    unit = QuantConv(SPEC, (8,), QuantSettings(mode=Mode.DIRECT, act_quant=ActQuant.HWGQ))
-    assert unit.quantisers[0].limit() == pytest.approx(0.0203006 * 255)
 
 
 def test_fixed_parts_keep_their_bits_and_float_mode_has_none() -> None:
@@ -195,7 +217,7 @@ def test_fixed_parts_keep_their_bits_and_float_mode_has_none() -> None:
 
 
 def test_separate_mode_has_weights_of_its_own_for_each_pair() -> None:
-    layer = MixedLayer(_site(("simple_3x3", "simple_1x1")), (4, 8), QuantSettings(mode=Mode.SEPARATE))
+    layer = MixedLayer(_site((4, 8), ("simple_3x3", "simple_1x1")), QuantSettings(mode=Mode.SEPARATE))
     assert len(layer.candidates) == 4
     x = torch.randn(1, 4, 5, 5)
     layer.weigh(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
@@ -226,3 +248,32 @@ def test_projections() -> None:
     kept = sum(int((m > 0).sum()) for m in masked) / 200
     assert 1.7 < kept < 2.4
     assert torch.equal(project(logits, Projection.MASKED, 1.0, False), torch.softmax(logits, 0))
+
+
+@pytest.mark.parametrize("mode", [Mode.NOISE, Mode.DIRECT, Mode.SEPARATE])
+def test_layers_with_widths_of_their_own_are_mixed_priced_and_derived_within_them(mode: Mode) -> None:
+    space = load_space("rfdn").resized(width=12, cells=1).with_ends(8)
+    net = Supernet(space, QuantSettings(mode=mode), adq=True)
+    assert {n: len(p) for n, p in net.logits.items() if n in ("upsample_0", "tail_0")} == {"upsample_0": 9, "tail_0": 6}
+    with torch.no_grad():
+        for logits in net.logits.values():
+            # 4 bits everywhere that has them, and the last operation.
+            logits.copy_(torch.arange(len(logits)).float())
+            if len(logits) == 18:
+                logits[1::2] -= 9
+    x = torch.rand(1, 3, 16, 16)
+    net.measure_steps(x)
+    assert net(x).shape == (1, 3, 64, 64)
+    genotype = derive(space, {s.name: net.logits_of(s) for s in net.sites})
+    assert genotype.layers["tail.0"] == ("growth1_5x5", 8)
+    assert genotype.layers["upsample.0"] == ("simple_5x5_grouped_2", 8)
+    assert {c.bits for n, c in genotype.layers.items() if n.startswith("cells")} == {4}
+    table = bitops_costs(space)
+    assert table.of(genotype) + table.fixed == network_bitops(genotype, 32, 32)
+    narrow = Genotype.of(space, genotype.layers | {"tail.0": Choice("growth1_5x5", 4)}, adq=False)
+    with pytest.raises(UsageError, match=r"layer tail\.0 has 4 bits"):
+        table.of(narrow)
+    timed = latency_costs(space.resized(bits=(8, 32)), Where(load_profile("x86-avx512-vnni-bf16"), "openvino")).table
+    shapes = {(e.producer, e.consumer): tuple(e.costs.shape) for e in timed.boundaries}
+    assert shapes["upsample.0", "tail.0"] == (1, 1)
+    assert shapes["cells.0.body.0", "cells.0.skip.1"] == (2, 2)

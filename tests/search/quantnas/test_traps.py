@@ -59,7 +59,7 @@ def test_activations_of_the_found_network_are_not_clipped_where_the_search_saw_n
         unit(x)
         quantiser.activation.measuring = False
         limits.append(quantiser.limit())
-        assert quantiser.limit() > float(x.max())
+        assert 0.95 * float(x.max()) < quantiser.limit() < 1.1 * float(x.max())
         unit(10 * x).sum().backward()
         assert float(quantiser.activation.log_step.grad) != 0
     assert limits[1] == pytest.approx(100 * limits[0])
@@ -68,7 +68,8 @@ def test_activations_of_the_found_network_are_not_clipped_where_the_search_saw_n
 
 def test_the_genotype_is_that_of_the_last_step_whatever_the_selection_says(data: Path) -> None:
     settings = SearchSettings(
-        epochs=4, warm_up=0, steps_per_epoch=3, batch=2, patch=12, alpha_rate=0.5, penalty=0.3, log_every=1
+        epochs=4, warm_up=0, steps_per_epoch=3, batch=2, patch=12, alpha_rate=1.0, penalty=0.3, log_every=1,
+        weight_rate=0.03,
     )  # fmt: skip
     found = Search(SPACE, bitops_costs(SPACE), split_by_picture(_patches(data), 0.7, 777), settings, ALONE).run()
     by_epoch = [
@@ -80,6 +81,8 @@ def test_the_genotype_is_that_of_the_last_step_whatever_the_selection_says(data:
     assert by_epoch[0] != by_epoch[-1]
     selection = [entry["selection"] for entry in found.history if "selection" in entry]
     assert len(selection) == 4
+    best = selection.index(min(selection))
+    assert by_epoch[best] != by_epoch[-1], "the best epoch must stand for another network"
     assert not any("best" in entry for entry in found.history)
 
 
@@ -138,7 +141,7 @@ def test_float_epochs_exchange_no_quantiser_and_leave_every_step_to_the_optimise
     patches = _patches(data)
     whole = retrain(genotype, patches, settings, score=score, processes=ALONE)
     assert len(calls) == 2, "epochs in float are no candidates"
-    again = retrain(genotype, patches, dataclasses.replace(settings, rate=1e-12), score=score, processes=ALONE)
+    again = retrain(genotype, patches, dataclasses.replace(settings, scale_rate=1e-12), score=score, processes=ALONE)
     still = dict(again.network.named_parameters())
     steps = [n for n, _ in whole.network.named_parameters() if "log_step" in n]
     moved = [n for n in steps if not torch.allclose(still[n], whole.network.get_parameter(n), atol=1e-4)]
@@ -210,6 +213,6 @@ def test_layers_that_are_computed_twice_keep_less(data: Path) -> None:
         footprint(Supernet(SPACE, settings.quant, recompute=recompute), sample, settings, 8).bytes
         for recompute in (False, True)
     ]
-    assert kept[1] < 0.5 * kept[0]
+    assert kept[1] < 0.7 * kept[0]
     once, twice = (footprint(Supernet(SPACE, settings.quant), sample, settings, 8, passes).bytes for passes in (1, 2))
     assert once < twice < 2 * once

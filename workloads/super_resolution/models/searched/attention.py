@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitwright.foundation.errors import UsageError
 from workloads.super_resolution.models.searched.operations import ConvSpec
 
 MIN_INPUT_SIDE = 15
@@ -31,7 +32,9 @@ def esa_convs(width: int, inner: int) -> tuple[tuple[str, ConvSpec], ...]:
 
 
 def coarse_sides(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Sizes behind the strided convolution and behind the pooling."""
+    """Sizes behind the strided convolution and behind the pooling; UsageError for sides that leave nothing there."""
+    if min(height, width) < MIN_INPUT_SIDE:
+        raise UsageError(f"attention needs inputs of at least {MIN_INPUT_SIDE} pixels a side, not {height}x{width}")
     strided = ((height - 3) // 2 + 1, (width - 3) // 2 + 1)
     return strided, ((strided[0] - 7) // 3 + 1, (strided[1] - 7) // 3 + 1)
 

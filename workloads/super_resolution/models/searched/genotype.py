@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -106,7 +106,9 @@ class Genotype(BaseModel):
 
 
 def _same(space: SearchSpace, shipped: SearchSpace) -> bool:
-    resized = {"width", "cells", "scale", "bits", "share_cell_alphas"}
+    """Whether both make the same networks of the same choices, at whatever size and with whatever bit widths."""
+    resized: dict[str, Any] = dict.fromkeys(("width", "cells", "scale", "bits", "share_cell_alphas"), True)
+    resized["layers"] = {"__all__": {"bits"}}
     return space.model_dump(exclude=resized) == shipped.model_dump(exclude=resized)
 
 

@@ -29,10 +29,13 @@ class _Part(BaseModel):
 
 
 class SearchedLayer(_Part):
-    """A layer to choose. `candidates`: tokens, or the name of a list of tokens in the space."""
+    """A layer to choose. `candidates`: tokens, or the name of a list of tokens in the space; `bits`: bit widths of its
+    own in place of the space's.
+    """
 
     out: Channels
     candidates: str | tuple[str, ...]
+    bits: tuple[int, ...] | None = Field(default=None, min_length=1)
 
 
 class FixedKind(StrEnum):
@@ -75,11 +78,10 @@ class SearchSpace(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for bits in (*self.bits, self.fixed_bits):
-            if bits not in BITS:
-                raise ValueError(f"{bits} is not a bit width that layers can have ({', '.join(map(str, BITS))})")
-        if len(set(self.bits)) < len(self.bits):
-            raise ValueError("a bit width is given twice")
+        _check_bits("", self.bits)
+        _check_bits("", (self.fixed_bits,))
+        for name, layer in self.layers.items():
+            _check_bits(f"layer {name}: ", layer.bits or ())
         if (self.cells > 0) != bool(self.cell):
             raise ValueError("a space has either cells and the steps of a cell, or neither")
         self.wiring  # noqa: B018 - builds and checks all shapes
@@ -89,7 +91,9 @@ class SearchSpace(_Part):
     def wiring(self) -> Wiring:
         """Every layer with its channels and resolution; ValueError names the step or layer that does not fit."""
         parts = {n: PartEnds(p.kind.value, self.channels(p.out), p.kernel, n) for n, p in self.fixed.items()}
-        layers = {n: LayerEnds(self.channels(p.out), self._tokens(n, p)) for n, p in self.layers.items()}
+        layers = {
+            n: LayerEnds(self.channels(p.out), self._tokens(n, p), p.bits or self.bits) for n, p in self.layers.items()
+        }
         steps = [tuple(parse_step(text) for text in texts) for texts in (self.network, self.cell)]
         return Wiring.of(self._size, layers, parts, *steps)
 
@@ -116,6 +120,21 @@ class SearchSpace(_Part):
         changes = {"width": width, "cells": cells, "bits": bits, "scale": scale, "fixed_bits": fixed_bits}
         data = self.model_dump(by_alias=True) | {k: v for k, v in changes.items() if v is not None}
         return _checked(data, f"the space {self.name}")
+
+    def with_ends(self, least: int) -> SearchSpace:
+        """The same space whose ends (`Wiring.ends`) have at least `least` bits: those widths of the space that are so
+        wide, else `least` itself. Layers with widths of their own keep them.
+        """
+        wide = tuple(b for b in self.bits if b >= least) or (least,)
+        data = self.model_dump(by_alias=True)
+        for name in self.wiring.ends:
+            data["layers"][name]["bits"] = data["layers"][name]["bits"] or wide
+        return _checked(data, f"the space {self.name}")
+
+    @property
+    def all_bits(self) -> tuple[int, ...]:
+        """Every bit width that some layer may have, in the order of the space, then of its layers."""
+        return tuple(dict.fromkeys((*self.bits, *(b for site in self.wiring.sites for b in site.bits))))
 
     @property
     def _size(self) -> tuple[int, int, int]:
@@ -152,6 +171,14 @@ def load_space(name: str | Path) -> SearchSpace:
     if str(name) not in space_names():
         raise UsageError(f"no search space is named {str(name)!r}; {nearest(str(name), space_names())}, or give a FILE")
     return load_space(SPACES / f"{name}.yaml")
+
+
+def _check_bits(where: str, widths: tuple[int, ...]) -> None:
+    for bits in widths:
+        if bits not in BITS:
+            raise ValueError(f"{where}{bits} is not a bit width that layers can have ({', '.join(map(str, BITS))})")
+    if len(set(widths)) < len(widths):
+        raise ValueError(f"{where}a bit width is given twice")
 
 
 def _checked(data: dict[str, object], where: str) -> SearchSpace:

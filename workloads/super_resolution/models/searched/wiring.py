@@ -11,6 +11,7 @@ from workloads.super_resolution.models.searched.operations import ConvSpec, Oper
 
 PICTURE, CELL_INPUT = "x", "z"
 COLOURS = 3
+_FROM_PICTURE = "<picture>"
 _STEP = re.compile(r"(\w+)\s*=\s*([a-z][\w.]*)\(([\w\s,]*)\)")
 _ARGUMENTS = {"repeat": 1, "shuffle": 1, "cells": 1, "cells_all": 1, "normalise": 1, "residual": 2}
 
@@ -43,6 +44,7 @@ class LayerEnds:
 
     outputs: int
     tokens: tuple[str, ...]
+    bits: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PartEnds:
 @dataclass(frozen=True)
 class Site:
     """A searched layer in its place. `factor`: its resolution over that of the input; `shared`: its name without the
-    cell's number; `readers` is filled by `Wiring.edges`.
+    cell's number; `bits`: the bit widths that it may have.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Site:
     outputs: int
     factor: int
     operations: tuple[Operation, ...]
+    bits: tuple[int, ...]
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -76,7 +79,9 @@ class Site:
 
 @dataclass(frozen=True)
 class FixedSite:
-    """A fixed part in its place; `convs` with the resolution of each relative to the part's input is in `macs`."""
+    """A fixed part in its place. `outputs`: of attention, the channels inside; `factor`: the resolution of its input
+    over that of the network's.
+    """
 
     name: str
     kind: str
@@ -97,19 +102,23 @@ class _Value:
 
 @dataclass(frozen=True)
 class Wiring:
-    """All layers and fixed parts in execution order; `edges`: (layer, layer that reads what it makes)."""
+    """All layers and fixed parts in execution order; `edges`: (layer, layer that reads what it makes).
+
+    `ends`: layers that read the picture alone or make a term of the output, those inside cells left out.
+    """
 
     sites: tuple[Site, ...]
     fixed: tuple[FixedSite, ...]
     edges: tuple[tuple[str, str], ...]
     residuals: tuple[tuple[str, int], ...]
+    ends: tuple[str, ...]
 
     @staticmethod
     def of(size: tuple[int, int, int], layers: Mapping[str, LayerEnds], parts: Mapping[str, PartEnds],
            network: Sequence[Step], cell: Sequence[Step]) -> Wiring:  # fmt: skip
         """Follow the steps; `size`: width, cells, scale. ValueError names the step that does not fit."""
         walk = _Walk(size, layers, parts, tuple(cell))
-        result = walk.run(network, {PICTURE: _Value(COLOURS, 1, frozenset())}, "")
+        result = walk.run(network, {PICTURE: _Value(COLOURS, 1, frozenset({_FROM_PICTURE}))}, "")
         if (result.channels, result.factor) != (COLOURS, size[2]):
             raise ValueError(
                 f"the network ends with {result.channels} channels at {result.factor} times the input's size; "
@@ -121,7 +130,10 @@ class Wiring:
         halves = {name for name, _ in walk.residuals} ^ walk.normalised
         if halves:
             raise ValueError(f"normalise.{sorted(halves)[0]} and residual.{sorted(halves)[0]} belong together")
-        return Wiring(tuple(walk.sites), tuple(walk.fixed), tuple(dict.fromkeys(walk.edges)), tuple(walk.residuals))
+        edges = dict.fromkeys(edge for edge in walk.edges if edge[0] != _FROM_PICTURE)
+        outer = {reader for origin, reader in walk.edges if origin == _FROM_PICTURE} - {reader for _, reader in edges}
+        ends = tuple(s.name for s in walk.sites if s.name == s.shared and s.name in outer | result.origins)
+        return Wiring(tuple(walk.sites), tuple(walk.fixed), tuple(edges), tuple(walk.residuals), ends)
 
 
 class _Walk:
@@ -135,6 +147,7 @@ class _Walk:
         self.residuals: list[tuple[str, int]] = []
         self.normalised: set[str] = set()
         self.used: set[str] = set()
+        self.ran_cells = False
 
     def run(self, steps: Sequence[Step], values: dict[str, _Value], prefix: str) -> _Value:
         here: set[str] = set()
@@ -152,6 +165,9 @@ class _Walk:
                 raise ValueError(f"step {str(step)!r}: {error}") from error
             if step.what in self.layers or step.what in self.parts:
                 here.add(step.what)
+        read = {name for step in steps for name in step.inputs}
+        if unread := [step for step in steps[:-1] if step.target not in read]:
+            raise ValueError(f"step {str(unread[0])!r}: no step reads {unread[0].target!r}")
         return values[steps[-1].target]
 
     def _step(self, step: Step, inputs: list[_Value], prefix: str) -> _Value:
@@ -167,7 +183,10 @@ class _Walk:
         if family == "residual" or step.what == "add":
             return self._sum(step, inputs, origins, prefix)
         if family == "normalise":
-            self.normalised.add(prefix + step.what.partition(".")[2])
+            name = prefix + step.what.partition(".")[2]
+            if name in self.normalised:
+                raise ValueError(f"{step.what} is used twice")
+            self.normalised.add(name)
             return first
         if step.what == "concat":
             if len({value.factor for value in inputs}) > 1:
@@ -192,7 +211,7 @@ class _Walk:
         if name in self.used and not prefix:
             raise ValueError(f"{name} is used twice")
         self.used.add(name)
-        self.sites.append(Site(prefix + name, shared, value.channels, ends.outputs, value.factor, chosen))
+        self.sites.append(Site(prefix + name, shared, value.channels, ends.outputs, value.factor, chosen, ends.bits))
         self.edges += [(origin, prefix + name) for origin in sorted(value.origins)]
         return _Value(ends.outputs, value.factor, frozenset({prefix + name}))
 
@@ -201,6 +220,8 @@ class _Walk:
         self.used.add(name)
         outputs = value.channels if part.kind == "esa" else part.outputs
         if part.kind == "conv":
+            if part.kernel % 2 == 0:
+                raise ValueError(f"{name} has a kernel of {part.kernel}; it must be odd to keep the size")
             ConvSpec(value.channels, outputs, (part.kernel, part.kernel))
         inner = part.outputs if part.kind == "esa" else outputs
         self.fixed.append(FixedSite(prefix + name, part.kind, value.channels, inner, part.kernel, value.factor))
@@ -212,10 +233,16 @@ class _Walk:
             held = " and ".join(f"{value.channels} channels at x{value.factor}" for value in inputs)
             raise ValueError(f"what is added must be alike, not {held}")
         if step.what != "add":
-            self.residuals.append((prefix + step.what.partition(".")[2], inputs[0].channels))
+            name = prefix + step.what.partition(".")[2]
+            if name in dict(self.residuals):
+                raise ValueError(f"{step.what} is used twice")
+            self.residuals.append((name, inputs[0].channels))
         return _Value(inputs[0].channels, inputs[0].factor, origins)
 
     def _cells(self, value: _Value, *, together: bool) -> _Value:
+        if self.ran_cells:
+            raise ValueError("the cells are used twice")
+        self.ran_cells = True
         outputs = []
         for number in range(self.cells):
             made = self.run(self.cell, {CELL_INPUT: value}, f"cells.{number}.")

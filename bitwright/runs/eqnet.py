@@ -80,12 +80,14 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     data = workload.training(request.data, settings.patch, settings.seed)
     trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)
     trainer.run()
-    evaluate = evaluator(workload, workload.held_out(request.data))
+    held_out = workload.held_out(request.data)
+    evaluate = evaluator(workload, held_out)
     seen = training_inputs(data, request.calibration_count) if supernet.has_norms else inputs
     return Trained(
         network=Network(request, loaded, original, example),
-        table=table, choices=choices, subnets=Subnets(supernet, seen, evaluate),
-        float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
+        table=table, choices=choices, held_out=tuple(sample.name for sample in held_out),
+        subnets=Subnets(supernet, seen, evaluate), float_quality=evaluate(original) if group.first else 0.0,
+        label=trainer.guidance.label,
     )  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
         return load(request.out / PREDICTOR), told
     space = subnets.supernet.space
     accounting = Accounting.of(trained.table, space)
-    owner = values_digest(request.out / STATE)
+    owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{'/'.join(trained.held_out)}"
     samples = collect(
         space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
     )

@@ -41,11 +41,12 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained supernet with all that devices are searched with."""
+    """A trained supernet with all that devices are searched with. `held_out`: names of what qualities are told on."""
 
     network: Network
     table: LayerTable
     choices: tuple[DeviceChoice, ...]
+    held_out: tuple[str, ...]
     subnets: Subnets
     float_quality: float
     label: str

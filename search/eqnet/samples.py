@@ -114,24 +114,25 @@ def collect(
 ) -> list[Measured]:  # fmt: skip
     """`count` distinct configurations, evaluated; those that `path` (JSON lines) holds are not evaluated again.
 
-    `owner` tells the supernet and the images apart: a file of another one is a UsageError. Several processes share the
-    work with `part` of `parts`, each with a file of its own.
+    What was evaluated is known by the configuration itself, whatever seed, count or form it was drawn with. `owner`
+    tells the supernet, the images and what else decides a value apart: a file of another one is a UsageError. Several
+    processes share the work with `part` of `parts`, each with a file of its own.
     """
-    wanted: dict[str, tuple[int, Configuration]] = {}
+    wanted: dict[str, Configuration] = {}
     index = 0
     while len(wanted) < count and index < 20 * count:
         made = draw(space, accounting, seed, index, form)
-        wanted.setdefault(made.key, (index, made))
+        wanted.setdefault(made.key, made)
         index += 1
-    mine = [pair for number, pair in enumerate(wanted.values()) if number % parts == part]
+    mine = [pair for number, pair in enumerate(wanted.items()) if number % parts == part]
     known = _read(path, _owner(space, owner)) if path is not None else {}
     found = []
-    for number, configuration in track(mine, "evaluating subnets for the predictor"):
-        if number not in known:
-            known[number] = evaluate(configuration)
+    for key, configuration in track(mine, "evaluating subnets for the predictor"):
+        if key not in known:
+            known[key] = evaluate(configuration)
             if path is not None:
-                _append(path, {"index": number, "layers": configuration.numbers, "value": known[number]})
-        found.append(Measured(configuration, known[number]))
+                _append(path, {"layers": configuration.numbers, "value": known[key]})
+        found.append(Measured(configuration, known[key]))
     return found
 
 
@@ -139,8 +140,8 @@ def _owner(space: ElasticSpace, owner: str) -> str:
     return hashlib.sha256(f"{space.model_dump_json()}/{owner}".encode()).hexdigest()
 
 
-def _read(path: Path, owner: str) -> dict[int, float]:
-    """Values by index; a last line that was cut off is dropped from the file."""
+def _read(path: Path, owner: str) -> dict[str, float]:
+    """Values by the configuration's key; a last line that was cut off is dropped from the file."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"owner": owner}) + "\n", encoding="utf-8")
@@ -153,8 +154,8 @@ def _read(path: Path, owner: str) -> dict[int, float]:
         head, *rest = [json.loads(line) for line in whole.splitlines()]
         if head["owner"] != owner:
             raise UsageError(f"{path} holds samples of another supernet, space or set of images; choose another --out")
-        return {int(entry["index"]): float(entry["value"]) for entry in rest}
-    except (ValueError, KeyError, TypeError) as error:
+        return {Configuration.of(entry["layers"]).key: float(entry["value"]) for entry in rest}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path} is damaged; delete it to evaluate the subnets again") from error
 
 

@@ -103,6 +103,13 @@ def test_samples_are_kept_resumed_and_shared(tmp_path: Path) -> None:
     assert [s.configuration.key for s in found] == [s.configuration.key for s in toy_samples(8, 0)]
     assert len({s.configuration.key for s in found}) == 8
     assert len(path.read_text().splitlines()) == 9
+    # Other draws are other configurations: what is known of the first ones is not taken for theirs.
+    others = collect(SPACE, ACCOUNTING, evaluate_toy, 4, seed=1, owner="a", path=path, form=FORM)
+    assert [s.value for s in others] == [evaluate_toy(s.configuration) for s in others]
+    assert [s.value for s in collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="a", path=path)] == [
+        s.value for s in found
+    ]
+    assert len(asked) == 4 + 5
     parts = [collect(SPACE, ACCOUNTING, evaluate_toy, 8, seed=0, owner="a", part=p, parts=2) for p in range(2)]
     assert {s.configuration.key for part in parts for s in part} == {s.configuration.key for s in found}
     with pytest.raises(UsageError, match="another supernet"):

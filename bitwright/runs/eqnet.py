@@ -138,13 +138,13 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
         space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
     )
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
-    net, kinds = train(space, samples[:kept])
-    told = agreement(net, samples[kept:])
+    net, kinds, noise = train(space, samples[:kept])
+    told = agreement(net, samples[kept:]).model_copy(update={"noise": noise})
     errors = ", ".join(f"{kind} {one.rmse:.3f}" for kind, one in kinds.items())
     note(f"predictor: {net.KIND} (error on the samples that chose: {errors})")
     sizes = sorted({kept // 2, *(size for size in CURVE_SIZES if size < kept)})
     curve = learning_curve(
-        lambda some: train(space, some)[0], samples[:kept], samples[kept:], [size for size in sizes if size >= 4]
+        lambda some: train(space, some).predictor, samples[:kept], samples[kept:], [size for size in sizes if size >= 4]
     )
     write_json(request.out / CURVE, {str(size): one.model_dump() for size, one in curve.items()})
     net.save(request.out / PREDICTOR)

@@ -1,4 +1,4 @@
-"""Training of a supernet: one state that can be saved after any step and continued to the same result."""
+"""Training of a supernet: one state that can be saved after any step and continued from there."""
 
 from __future__ import annotations
 

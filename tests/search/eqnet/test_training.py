@@ -89,7 +89,7 @@ def test_a_stopped_training_ends_where_the_uninterrupted_one_does(tmp_path: Path
     assert [e["L"] for e in position.history] == [e["L"] for e in wanted.history]
     assert _same(resumed.supernet, whole.supernet)
     assert not _same(whole.supernet, supernet_of(resnet_graph(), images()))
-    with pytest.raises(UsageError, match="another network, plan, data or settings"):
+    with pytest.raises(UsageError, match="another network, plan or settings"):
         _trainer(tmp_path / "state", share=0.2).run()
 
 

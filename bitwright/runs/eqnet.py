@@ -23,7 +23,7 @@ from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
 from search.eqnet.trainer import Trainer, values_digest
-from search.layer_sensitivity import evaluator
+from search.layer_sensitivity import Judge
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
 
@@ -81,12 +81,12 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)
     trainer.run()
     held_out = workload.held_out(request.data)
-    evaluate = evaluator(workload, held_out)
+    judge = Judge(workload, held_out)
     seen = training_inputs(data, request.calibration_count) if supernet.has_norms else inputs
     return Trained(
         network=Network(request, loaded, original, example),
         table=table, choices=choices, held_out=tuple(sample.name for sample in held_out),
-        subnets=Subnets(supernet, seen, evaluate), float_quality=evaluate(original) if group.first else 0.0,
+        subnets=Subnets(supernet, seen, judge), judge=judge, float_quality=judge(original) if group.first else 0.0,
         label=trainer.guidance.label,
     )  # fmt: skip
 
@@ -134,9 +134,11 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
     space = subnets.supernet.space
     accounting = Accounting.of(trained.table, space)
     owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{'/'.join(trained.held_out)}"
+    target = _target(trained)
     samples = collect(
-        space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
-    )
+        space, accounting, target, request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES,
+        extra=lambda: target.extra,
+    )  # fmt: skip
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
     net, kinds, noise = train(space, samples[:kept])
     told = agreement(net, samples[kept:]).model_copy(update={"noise": noise})
@@ -154,18 +156,23 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
 
 def _target(trained: Trained) -> _Target:
     images = not isinstance(trained.network.loaded.workload, Classification)
-    return _Target(trained.subnets, LARGEST_DROP if images else None)
+    return _Target(trained.subnets, trained.judge, LARGEST_DROP if images else None)
 
 
 class _Target:
-    """What the predictor learns: quality, for images no lower than `largest` below 8 bits in the same form."""
+    """What the predictor learns: quality, for images no lower than `largest` below 8 bits in the same form.
 
-    def __init__(self, subnets: Subnets, largest: float | None) -> None:
-        self.subnets, self.largest = subnets, largest
+    `extra`: secondary metrics of the configuration that it was last asked about.
+    """
+
+    def __init__(self, subnets: Subnets, judge: Judge, largest: float | None) -> None:
+        self.subnets, self.judge, self.largest = subnets, judge, largest
+        self.extra: dict[str, float] = {}
         self.wide: dict[int, float] = {}
 
     def __call__(self, configuration: Configuration) -> float:
         value = self.subnets.quality(configuration)
+        self.extra = self.judge.extra
         form = configuration.form
         if self.largest is None or form is None:
             return value

@@ -30,7 +30,7 @@ from search.eqnet.genetic import GeneticSettings
 from search.eqnet.predictor import Predictor
 from search.eqnet.space import ElasticSpace
 from search.eqnet.subnets import Subnets
-from search.layer_sensitivity import evaluator, restricted
+from search.layer_sensitivity import Judge, evaluator, restricted
 
 DEVICE = "device.json"
 ATTEMPTS = 3
@@ -48,6 +48,7 @@ class Trained:
     choices: tuple[DeviceChoice, ...]
     held_out: tuple[str, ...]
     subnets: Subnets
+    judge: Judge
     float_quality: float
     label: str
 

@@ -116,6 +116,10 @@ def test_samples_are_kept_resumed_and_shared(tmp_path: Path) -> None:
     assert {s.configuration.key for part in parts for s in part} == {s.configuration.key for s in found}
     with pytest.raises(UsageError, match="another supernet"):
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="b", path=path)
+    told = tmp_path / "told.jsonl"
+    for _ in range(2):
+        some = collect(SPACE, ACCOUNTING, evaluate_toy, 2, seed=0, owner="a", path=told, extra=lambda: {"loss": 0.5})
+        assert [s.extra for s in some] == [{"loss": 0.5}] * 2
     path.write_text("[]\n")
     with pytest.raises(CheckpointError, match="damaged"):
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="a", path=path)

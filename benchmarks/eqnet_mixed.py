@@ -171,7 +171,7 @@ class Mixed:
         kept = len(samples) - given.told
         sizes = sorted({kept // 4, kept // 2, kept})
         began = time.perf_counter()
-        net, _ = train(self.space, samples[:kept])
+        net = train(self.space, samples[:kept]).predictor
         seconds = time.perf_counter() - began
         learnt = []
         for kind, fit in _KINDS.items():

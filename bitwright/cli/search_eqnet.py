@@ -52,7 +52,7 @@ def eqnet(
 ) -> None:
     """Train one network for every quantisation form and width, and read out the best plan for each device.
 
-    Stop it at any moment, and --resume goes on to the same result.
+    Stop it at any moment, and --resume goes on where it was; it may also name other devices, for the same supernet.
     """
     from bitwright.foundation.errors import UsageError
     from bitwright.runs.eqnet import search

@@ -15,7 +15,6 @@ from compress.graph import capture
 from compress.layer_table import LayerTable
 from compress.training.processes import Processes, processes
 from search.eqnet.accounting import Accounting
-from search.eqnet.devices import DeviceChoice
 from search.eqnet.norms import training_inputs
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
@@ -24,7 +23,7 @@ from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
 from search.eqnet.trainer import Trainer, values_digest
-from search.layer_sensitivity import evaluator
+from search.layer_sensitivity import Judge
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
 
@@ -33,6 +32,8 @@ STATE, SAMPLES, PREDICTOR, AGREEMENT, RESULT = (
 )  # fmt: skip
 CURVE, CURVE_SIZES = "learning_curve.json", (250, 500, 1000, 2000, 4000)
 CALIBRATION_SIDE = 64
+MAY_CHANGE = frozenset({"devices"})
+"""What a continuation may have otherwise: the supernet and the predictor know nothing of devices."""
 LEFT_OUT = 0.2
 """Share of the samples that the predictor's agreement is told on, which neither trained it nor chose its epoch."""
 LARGEST_DROP = 3.0
@@ -40,15 +41,16 @@ LARGEST_DROP = 3.0
 
 
 def search(request: EqnetRequest, *, resume: bool = False) -> EqnetResult:
-    """Carry out or continue a run. Every process that `torchrun` started trains; the first one does the rest.
+    """Carry out a run, or continue one, which may be for other devices.
 
-    UsageError for a folder that holds another run, or this one unfinished without `resume`.
+    Every process that `torchrun` started trains; the first one does the rest.
+    UsageError for a folder that holds another run, or this one without `resume`.
     """
     request.check_inputs()
     with processes() as group:
         lock = FolderLock(request.out)
         if group.first:
-            prepare_folder(request, request.out, resume=resume)
+            prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE)
             lock.acquire()
         try:
             trained = _trained(request, group)
@@ -68,28 +70,33 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     graph = trainable_graph(original)
     settings = request.training(images=images)
     size = max(CALIBRATION_SIDE, side) if images else side
+    table = LayerTable.from_graph(graph, example)
+    space = ElasticSpace.of(graph, request.widths(images=images), pinned=request.pinned)
+    # Before the training: a device that executes none of its widths is told at once.
+    choices = tuple(choice_for(request, device, table, space) for device in request.devices)
     inputs = workload.calibration(request.data, request.calibration_count, size, request.seed)
-    supernet = Supernet(graph, ElasticSpace.of(graph, request.widths(images=images), pinned=request.pinned))
+    supernet = Supernet(graph, space)
     supernet.fit(inputs[: min(len(inputs), 1024)])
     data = workload.training(request.data, settings.patch, settings.seed)
     trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)
     trainer.run()
-    evaluate = evaluator(workload, workload.held_out(request.data))
+    held_out = workload.held_out(request.data)
+    judge = Judge(workload, held_out)
     seen = training_inputs(data, request.calibration_count) if supernet.has_norms else inputs
     return Trained(
         network=Network(request, loaded, original, example),
-        table=LayerTable.from_graph(graph, example), subnets=Subnets(supernet, seen, evaluate),
-        float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
+        table=table, choices=choices, held_out=tuple(sample.name for sample in held_out),
+        subnets=Subnets(supernet, seen, judge), judge=judge, float_quality=judge(original) if group.first else 0.0,
+        label=trainer.guidance.label,
     )  # fmt: skip
 
 
 def _deployed(trained: Trained) -> EqnetResult:
     request = trained.network.request
-    choices = [choice_for(trained, device) for device in request.devices]
-    predictor, told = _predictor(trained, choices)
+    predictor, told = _predictor(trained)
     plans: list[DevicePlan] = []
     complaint: BitwrightError | None = None
-    for choice in choices:
+    for choice in trained.choices:
         try:
             plans.append(device_plan(trained, choice, predictor, request.out / "devices" / choice.profile.id))
         except BitwrightError as error:
@@ -116,28 +123,30 @@ def _result(trained: Trained, told: Agreement | None, plans: list[DevicePlan], k
     )  # fmt: skip
 
 
-def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor | None, Agreement | None]:
+def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
     """The predictor of the run and its agreement on samples left out; None where no device leaves a choice."""
     request, subnets = trained.network.request, trained.subnets
-    if not any(choice.has_choice for choice in choices):
+    if not any(choice.has_choice for choice in trained.choices):
         return None, None
     if (request.out / AGREEMENT).is_file():
         told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
         return load(request.out / PREDICTOR), told
     space = subnets.supernet.space
     accounting = Accounting.of(trained.table, space)
-    owner = values_digest(request.out / STATE)
+    owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{'/'.join(trained.held_out)}"
+    target = _target(trained)
     samples = collect(
-        space, accounting, _target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
-    )
+        space, accounting, target, request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES,
+        extra=lambda: target.extra,
+    )  # fmt: skip
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
-    net, kinds = train(space, samples[:kept])
-    told = agreement(net, samples[kept:])
+    net, kinds, noise = train(space, samples[:kept])
+    told = agreement(net, samples[kept:]).model_copy(update={"noise": noise})
     errors = ", ".join(f"{kind} {one.rmse:.3f}" for kind, one in kinds.items())
     note(f"predictor: {net.KIND} (error on the samples that chose: {errors})")
     sizes = sorted({kept // 2, *(size for size in CURVE_SIZES if size < kept)})
     curve = learning_curve(
-        lambda some: train(space, some)[0], samples[:kept], samples[kept:], [size for size in sizes if size >= 4]
+        lambda some: train(space, some).predictor, samples[:kept], samples[kept:], [size for size in sizes if size >= 4]
     )
     write_json(request.out / CURVE, {str(size): one.model_dump() for size, one in curve.items()})
     net.save(request.out / PREDICTOR)
@@ -147,18 +156,23 @@ def _predictor(trained: Trained, choices: list[DeviceChoice]) -> tuple[Predictor
 
 def _target(trained: Trained) -> _Target:
     images = not isinstance(trained.network.loaded.workload, Classification)
-    return _Target(trained.subnets, LARGEST_DROP if images else None)
+    return _Target(trained.subnets, trained.judge, LARGEST_DROP if images else None)
 
 
 class _Target:
-    """What the predictor learns: quality, for images no lower than `largest` below 8 bits in the same form."""
+    """What the predictor learns: quality, for images no lower than `largest` below 8 bits in the same form.
 
-    def __init__(self, subnets: Subnets, largest: float | None) -> None:
-        self.subnets, self.largest = subnets, largest
+    `extra`: secondary metrics of the configuration that it was last asked about.
+    """
+
+    def __init__(self, subnets: Subnets, judge: Judge, largest: float | None) -> None:
+        self.subnets, self.judge, self.largest = subnets, judge, largest
+        self.extra: dict[str, float] = {}
         self.wide: dict[int, float] = {}
 
     def __call__(self, configuration: Configuration) -> float:
         value = self.subnets.quality(configuration)
+        self.extra = self.judge.extra
         form = configuration.form
         if self.largest is None or form is None:
             return value

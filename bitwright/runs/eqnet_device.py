@@ -11,6 +11,7 @@ from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.runs.built import ENGINE
 from bitwright.runs.eqnet_engine import Deployed, Network, deploy
+from bitwright.runs.eqnet_request import EqnetRequest
 from bitwright.runs.eqnet_result import DevicePlan, EngineLatency, FrontPoint
 from bitwright.runs.float_part import float_precision
 from bitwright.runs.job import default_placement
@@ -28,8 +29,9 @@ from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illeg
 from search.eqnet.export import Target
 from search.eqnet.genetic import GeneticSettings
 from search.eqnet.predictor import Predictor
+from search.eqnet.space import ElasticSpace
 from search.eqnet.subnets import Subnets
-from search.layer_sensitivity import evaluator, restricted
+from search.layer_sensitivity import Judge, evaluator, restricted
 
 DEVICE = "device.json"
 ATTEMPTS = 3
@@ -40,27 +42,29 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained supernet with all that devices are searched with."""
+    """A trained supernet with all that devices are searched with. `held_out`: names of what qualities are told on."""
 
     network: Network
     table: LayerTable
+    choices: tuple[DeviceChoice, ...]
+    held_out: tuple[str, ...]
     subnets: Subnets
+    judge: Judge
     float_quality: float
     label: str
 
 
-def choice_for(trained: Trained, device: str) -> DeviceChoice:
-    """The runtime of a device and what it executes of this network."""
+def choice_for(request: EqnetRequest, device: str, table: LayerTable, space: ElasticSpace) -> DeviceChoice:
+    """The runtime of a device and what it executes of this network; UsageError where that is no member of `space`."""
     profile = load_profile(device)
-    space = trained.subnets.supernet.space
-    native = not trained.network.request.emulated
-    return device_choice(profile, _runtime(profile), trained.table, space, native_only=native)
+    return device_choice(profile, _runtime(profile), table, space, native_only=not request.emulated)
 
 
 def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | None, folder: Path) -> DevicePlan:
     """Search, export, build, time and describe; what was done before is read again.
 
-    ConstraintError where the engine was timed and no member keeps the budget.
+    ConstraintError where the engine was timed and no member keeps the budget; VerificationError for layers that did not
+    execute as planned or are not legal there. A device that failed is no device that was done before.
     """
     if (folder / DEVICE).is_file():
         note(f"{choice.profile.id}: done before")
@@ -69,9 +73,13 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     precision = _float_precision(choice)
     cost = device_cost(choice, trained.table, space, trained.subnets.supernet.template, precision)
     found, cost, deployed = _deployed(trained, choice, predictor, cost, folder)
-    remarks = illegal_layers(deployed.model.plan, choice.profile, trained.table)
+    if deployed.built is not None:
+        deployed.built.audit.require()
+    illegal = illegal_layers(deployed.model.plan, choice.profile, trained.table)
+    if illegal:
+        raise VerificationError(f"{choice.profile.id}: the plan is not legal there: {illegal[0]}")
     evaluated, engine_quality = _evaluated(trained, deployed)
-    notes = [*remarks]
+    notes: list[str] = []
     if engine_quality is not None:
         notes.append(f"on the engine: {engine_quality:.3f} {network.loaded.workload.unit} on held-out pictures")
     if deployed.why_not_here is not None:
@@ -94,10 +102,6 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
                     for m in found.front),
     )  # fmt: skip
     write_text(folder / DEVICE, result.model_dump_json(indent=1) + "\n")
-    if built is not None:
-        built.audit.require()
-    if remarks:
-        raise VerificationError(f"{choice.profile.id}: the plan is not legal there: {remarks[0]}")
     return result
 
 
@@ -106,7 +110,8 @@ def _deployed(
 ) -> tuple[DeviceFound, LayerCosts, Deployed]:
     """The search, the costs that it was made with, and what came of it.
 
-    It is made again with corrected costs while the engine is not as predicted.
+    It is made again with corrected costs while the engine is not as predicted; of the members whose engine keeps the
+    budget, the one of the best true quality is returned.
     """
     request, space, device = trained.network.request, trained.subnets.supernet.space, choice.profile.id
     predicts = cost.unit == MILLISECONDS
@@ -118,29 +123,52 @@ def _deployed(
         budget=budget, trials=request.trials, seed=request.seed,
         genetic=GeneticSettings(generations=request.generations, seed=request.seed),
     )  # fmt: skip
+    best: tuple[DeviceFound, LayerCosts, Deployed] | None = None
+    held, says = folder.with_name(f"{folder.name}-held"), ""
+    for path in (folder, held):
+        shutil.rmtree(path, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, ATTEMPTS + 1):
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        found = search_device(
-            choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings,
-            folder.parent / f"{device}-{attempt}.study",
-        )  # fmt: skip
+        try:
+            found = search_device(
+                choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings,
+                folder.parent / f"{device}-{attempt}.study",
+            )  # fmt: skip
+        except ConstraintError:
+            # Costs that an engine has corrected may leave no member; one that kept the budget is still there.
+            if best is None:
+                raise
+            break
+        folder.mkdir()
         deployed = deploy(trained.network, choice, _integers(trained, choice, found), folder)
         if budget is None or deployed.timed is None or not predicts:
             return found, cost, deployed
         measured = EngineLatency.of(deployed.timed).median_ms
         kept, near = measured <= budget * (1 + TOLERANCE), abs(measured / found.cost - 1) <= TOLERANCE
-        if kept and (near or not choice.has_choice or attempt == ATTEMPTS):
-            return found, cost, deployed
-        note(f"{device}: the engine takes {measured:.4g} ms, predicted were {found.cost:.4g}; the budget is {budget:g}")
-        if not choice.has_choice:
+        says = f"the engine takes {measured:.4g} ms"
+        better = kept and (best is None or found.chosen.true >= best[0].chosen.true)
+        if better:
+            best = found, cost, deployed
+        _keep(folder, held, better)
+        if (kept and near) or not choice.has_choice:
             break
+        note(f"{device}: {says}, predicted were {found.cost:.4g}; the budget is {budget:g}")
         cost = cost.scaled(measured / found.cost, "corrected by the time of an engine")
-    raise ConstraintError(
-        f"{device}: no plan keeps the budget of {budget:g} ms: the engine takes {measured:.4g} ms as measured here; "
-        "give a larger --budget"
-    )
+    if best is None:
+        raise ConstraintError(
+            f"{device}: no plan keeps the budget of {budget:g} ms: {says} as measured here; give a larger --budget"
+        )
+    held.rename(folder)
+    return best
+
+
+def _keep(folder: Path, held: Path, better: bool) -> None:
+    """Clear `folder` for another attempt: its files become the held ones where they are better, and go otherwise."""
+    if better:
+        shutil.rmtree(held, ignore_errors=True)
+        folder.rename(held)
+    else:
+        shutil.rmtree(folder)
 
 
 def _on_integers(audited: Audit) -> int:

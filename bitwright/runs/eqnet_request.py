@@ -70,8 +70,7 @@ class EqnetRequest(BaseModel):
     def widths(self, *, images: bool) -> tuple[int, ...]:
         """Bit widths of the supernet.
 
-        Images take fewer than 4 ill: of FSRCNN x4's mixed subnets from 2 to 8 bits three quarters lie more than 3 dB
-        below 8 bits.
+        For images they begin at 4, as section 11.3 of the specification has it.
         """
         if self.bits is not None:
             return self.bits

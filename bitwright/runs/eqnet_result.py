@@ -106,9 +106,11 @@ class EqnetResult(BaseModel):
         shown = [f"{self.method}, {self.steps} steps: one supernet, {len(self.devices)} devices"]
         if self.predictor is not None and self.predictor.kendall is not None:
             told = self.predictor
+            error = "" if told.kendall_error is None else f" ± {told.kendall_error:.3f}"
+            noise = "" if told.noise is None else f", of which the samples' own noise is {told.noise:.3f}"
             shown.append(
-                f"predictor ({self.predictor_kind}) on {told.samples} samples left out: Kendall {told.kendall:.3f}, "
-                f"RMSE {told.rmse:.3f} {self.unit}"
+                f"predictor ({self.predictor_kind}) on {told.samples} samples left out: Kendall {told.kendall:.3f}"
+                f"{error}, RMSE {told.rmse:.3f} {self.unit}{noise}"
             )
         for plan in self.devices:
             widths = sorted({f"w{w}a{a}" for w, a in plan.widths.values()})

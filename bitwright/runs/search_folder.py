@@ -16,7 +16,7 @@ REQUEST = "request.json"
 def prepare_folder(request: BaseModel, out: Path, *, resume: bool, may_change: frozenset[str] = frozenset()) -> None:
     """Make the folder `out` of a request, or reopen it; UsageError where it holds something else.
 
-    `may_change`: fields that a continuation may have otherwise.
+    `may_change`: fields that a continuation may have otherwise; the file is then that of the continuation.
     """
     described = json.loads(request.model_dump_json(exclude={"out"}))
     known = out / REQUEST
@@ -27,6 +27,8 @@ def prepare_folder(request: BaseModel, out: Path, *, resume: bool, may_change: f
             raise UsageError(f"{out} holds a run with another {changed[0]}; choose another --out")
         if not resume:
             raise UsageError(f"{out} holds this run already; continue it with --resume")
+        if before != described:
+            write_json(known, described)
         return
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no search; choose another --out")

@@ -74,9 +74,7 @@ def read_groups(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str,
         raise CheckpointError(f"{path} is not the state of a training; delete it to start again")
     described = json.loads(text)
     if described["fingerprint"] != fingerprint:
-        raise UsageError(
-            f"{path} belongs to another network, plan, data or settings; delete it to start the training again"
-        )
+        raise UsageError(f"{path} belongs to another network, plan or settings; delete it to start the training again")
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         group, _, rest = name.partition("/")

@@ -14,6 +14,7 @@ from compress.quantizers import Granularity
 from hw_profiles import DeviceProfile, Op, PrecisionRule
 from search.eqnet.accounting import Accounting, LayerCosts, latency, precision_name
 from search.eqnet.forms import NARROW_FROM, NARROWEST, WIDEST, Form
+from search.eqnet.genes import GeneMap
 from search.eqnet.space import ElasticSpace
 from search.sensitivity.cost import SeparableCost, roofline_cost
 from search.sensitivity.groups import edges
@@ -49,12 +50,14 @@ def device_choice(
 ) -> DeviceChoice:
     """Read a profile for a network. With `native_only=False`, also widths that the runtime emulates.
 
-    UsageError where the runtime executes no layer on 8-bit integers, or layers in forms that differ.
+    UsageError where the runtime executes no layer on 8-bit integers, or layers in forms that differ, or where it has
+    none of a layer's widths.
     """
     allowed: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     runs_as: dict[str, str] = {}
     in_float: list[str] = []
     found: set[tuple[Form, bool, bool]] = set()
+    legal: set[tuple[int, int]] = set()
     for row, layer in zip(table.rows, space.layers, strict=True):
         rules = _integer_rules(profile, row.op, runtime, native_only)
         first = rules.get((WIDEST, WIDEST))
@@ -63,6 +66,7 @@ def device_choice(
             allowed[layer.name] = ((WIDEST,), (WIDEST,))
             continue
         found.add(_form(first))
+        legal |= set(rules)
         like = {pair: rule for pair, rule in rules.items() if _form(rule)[:2] == _form(first)[:2]}
         weights = tuple(b for b in layer.weight_bits if (b, WIDEST) in like)
         inputs = tuple(b for b in layer.activation_bits if all((w, b) in like for w in weights))
@@ -77,6 +81,11 @@ def device_choice(
         raise UsageError(f"{profile.id} executes no layer of this network on 8-bit integers with {runtime}")
     if len(found) > 1:
         raise UsageError(f"{profile.id} wants layers of this network in different forms; a supernet has one at a time")
+    try:
+        GeneMap(space, allowed)
+    except UsageError as error:
+        able = ", ".join(sorted({precision_name(*pair) for pair in legal}))
+        raise UsageError(f"{profile.id}: {error}, and {runtime} executes {able}; give those with --bits") from error
     form, unsigned, reduce_range = found.pop()
     return DeviceChoice(profile, runtime, form, unsigned, reduce_range, allowed, tuple(in_float), runs_as)
 

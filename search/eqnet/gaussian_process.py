@@ -28,8 +28,13 @@ from search.eqnet.samples import Measured
 from search.eqnet.space import ElasticSpace
 
 ITERATIONS = 40
-"""Of L-BFGS. On 400 subnets of ResNet-20, 20, 40 and 200 of them give Kendall 0.834, 0.830 and 0.832 on 100 others, in
-2.5, 4.2 and 18 s on one core; 800 subnets take 17 s with 40."""
+"""Of L-BFGS."""
+TUNED_ON = 800
+"""Most samples that lengths and variances are found on: memory goes with samples^2 x features, time with samples^3."""
+LARGEST = 4000
+"""Most samples that a process is made of; its one matrix then has 128 MB."""
+CHUNK = 1 << 22
+"""Covariances that a prediction holds at once, 32 MB."""
 JITTER = 1e-6
 LENGTH = 5.0
 """Where lengths start, in standard deviations of a step."""
@@ -40,7 +45,8 @@ class GaussianProcess(Predictor):
     """`seen`: standardised features of the subnets that it has learnt from, [n, features], with their `weights`, [n].
 
     `lengths`: of the smooth part, [features]; `variances`: of the smooth part, of slopes, and of the constant. Quality
-    is `level` plus `scale` times the process; `mean` and `spread` standardise the features.
+    is `level` plus `scale` times the process; `mean` and `spread` standardise the features. `noise`: standard deviation
+    of what no smooth function of the steps explains, in the unit of the quality; NaN in files that do not have it.
     """
 
     KIND: ClassVar[str] = "Gaussian process"
@@ -53,10 +59,11 @@ class GaussianProcess(Predictor):
     spread: Floats
     level: float
     scale: float
+    noise: float
 
     @staticmethod
     def fit(space: ElasticSpace, samples: Sequence[Measured]) -> GaussianProcess:
-        """Of at least two samples."""
+        """Of two to LARGEST samples; the first TUNED_ON of them decide lengths and variances."""
         bits, form, values = parts(samples)
         found = features(space, bits, form)
         mean, spread = moments(found)
@@ -68,16 +75,26 @@ class GaussianProcess(Predictor):
         with warnings.catch_warnings():
             # A length that goes to its bound says that the step does not matter.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            process.fit(seen, (values - level) / scale)
+            wanted = (values - level) / scale
+            process.fit(seen[:TUNED_ON], wanted[:TUNED_ON])
+            if len(seen) > TUNED_ON:
+                process = GaussianProcessRegressor(process.kernel_, alpha=JITTER, optimizer=None).fit(seen, wanted)
         (amplitude, rbf), (slope, dot) = ((part.k1, part.k2) for part in (process.kernel_.k1.k1, process.kernel_.k1.k2))
         slopes = slope.constant_value
         variances = np.array([amplitude.constant_value, slopes, slopes * dot.sigma_0**2])
         lengths = np.broadcast_to(rbf.length_scale, seen.shape[1])
-        return GaussianProcess(space, seen, process.alpha_, lengths, variances, mean, spread, level, scale)
+        noise = scale * process.kernel_.k2.noise_level**0.5
+        return GaussianProcess(space, seen, process.alpha_, lengths, variances, mean, spread, level, scale, noise)
 
     def quality(self, bits: Bits, form: Form | Indices) -> Floats:
         """Predicted quality of a population, [members]."""
-        given = (features(self.space, bits, indices(bits, form)) - self.mean) / self.spread
+        step = max(1, CHUNK // len(self.seen))
+        which = indices(bits, form)
+        starts = range(0, max(1, len(bits)), step)
+        return np.concatenate([self._quality(bits[at : at + step], which[at : at + step]) for at in starts])
+
+    def _quality(self, bits: Bits, form: Indices) -> Floats:
+        given = (features(self.space, bits, form) - self.mean) / self.spread
         near, far = given / self.lengths, self.seen / self.lengths
         squares = (near**2).sum(1)[:, None] + (far**2).sum(1) - 2 * near @ far.T
         amplitude, slopes, constant = self.variances
@@ -94,7 +111,8 @@ class GaussianProcess(Predictor):
     def restored(space: ElasticSpace, state: dict[str, Floats]) -> GaussianProcess:
         """Of what `save` wrote."""
         arrays = {name: value for name, value in state.items() if value.ndim}
-        return GaussianProcess(space, **arrays, level=float(state["level"]), scale=float(state["scale"]))
+        level, scale, noise = (float(state.get(name, np.nan)) for name in ("level", "scale", "noise"))
+        return GaussianProcess(space, **arrays, level=level, scale=scale, noise=noise)
 
 
 def features(space: ElasticSpace, bits: Bits, form: Indices) -> Floats:

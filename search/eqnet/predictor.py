@@ -35,7 +35,11 @@ class Predictor(Protocol):
 
 
 class Agreement(BaseModel):
-    """How predictions and truth agree on samples that were not trained on; NaN where there is nothing to correlate."""
+    """How predictions and truth agree on samples that were not trained on; None where there is nothing to correlate.
+
+    `kendall_error`: standard error of `kendall`, by leaving out the samples one by one. `noise`: standard deviation of
+    the true quality's own noise in its unit, where it was estimated; it limits all others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +48,8 @@ class Agreement(BaseModel):
     kendall: float | None
     kendall_top_quartile: float | None
     rmse: float
+    kendall_error: float | None = None
+    noise: float | None = None
 
     @staticmethod
     def of(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> Agreement:
@@ -55,6 +61,7 @@ class Agreement(BaseModel):
             kendall=_statistic(stats.kendalltau, predicted, true),
             kendall_top_quartile=_statistic(stats.kendalltau, predicted[top], true[top]),
             rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
+            kendall_error=_jackknife(predicted, true),
         )
 
 
@@ -71,6 +78,17 @@ def learning_curve(
 ) -> dict[int, Agreement]:  # fmt: skip
     """Agreement on `held_out` of predictors trained on the first samples; sizes that there are not are left out."""
     return {size: agreement(train(samples[:size]), held_out) for size in sizes if size <= len(samples)}
+
+
+def _jackknife(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> float | None:
+    """Standard error of Kendall's coefficient, from those of all samples but one."""
+    count = len(true)
+    others = ~np.eye(count, dtype=bool)
+    found = [_statistic(stats.kendalltau, predicted[rest], true[rest]) for rest in others]
+    values = np.array([one for one in found if one is not None])
+    if count < 3 or len(values) < count:
+        return None
+    return float(np.sqrt((count - 1) / count * np.square(values - values.mean()).sum()))
 
 
 def _statistic(function: object, a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,23 +49,39 @@ class Repair:
         self._losses = _mean_losses(genes, fitness, seed) if self.limits else np.zeros((genes.count, 1))
 
     def __call__(self, members: Genes) -> Genes:
-        """Members within the limits; ConstraintError where no change leads there."""
+        """Members within the limits. One that no narrowing brings there becomes the narrowest, or the widest.
+
+        ConstraintError where neither keeps all limits either.
+        """
         result = members.copy()
         for _ in range(ROUNDS):
-            bits = self.genes.bits(result)
             broken = np.zeros(len(result), bool)
+            bits = self.genes.bits(result)
             for limit in self.limits:
                 excess = limit.cost(bits) - limit.most
-                mine = (excess > _slack(limit.most)) & ~broken
-                if mine.any():
-                    result[mine] = self._narrowed(result[mine], excess[mine], limit)
-                broken |= mine
+                mine = np.nonzero((excess > _slack(limit.most)) & ~broken)[0]
+                if len(mine):
+                    result[mine], stuck = self._narrowed(result[mine], excess[mine], limit)
+                    if stuck.any():
+                        result[mine[stuck]] = self._end
+                broken[mine] = True
             if not broken.any():
                 return result
-        raise ConstraintError(f"{self.limits[0].name} of {self.limits[0].most:.6g} was not reached by narrowing layers")
+        result[broken] = self._end
+        return result
 
-    def _narrowed(self, members: Genes, excess: NDArray[np.float64], limit: Limit) -> Genes:
-        """One round for members that all exceed one limit, by `excess`."""
+    @cached_property
+    def _end(self) -> Genes:
+        """The narrowest member or the widest, whichever keeps all limits; narrow may be dear where it is emulated."""
+        for end in (self.genes.narrowest(), self.genes.sizes - 1):
+            bits = self.genes.bits(end[None])
+            if all(float(limit.cost(bits)[0]) <= limit.most + _slack(limit.most) for limit in self.limits):
+                return end
+        limit = self.limits[0]
+        raise ConstraintError(f"{limit.name} of {limit.most:.6g} cannot be reached by narrowing layers")
+
+    def _narrowed(self, members: Genes, excess: NDArray[np.float64], limit: Limit) -> tuple[Genes, NDArray[np.bool_]]:
+        """One round for members that all exceed one limit, by `excess`; and which of them nothing narrows."""
         rows = np.arange(len(members))[:, None]
         saved = self._savings(members, limit)
         loss = self._losses[None] - self._losses[np.arange(self.genes.count), members][:, :, None]
@@ -75,8 +92,6 @@ class Repair:
         place = ratio.argmin(2)
         gene = np.arange(self.genes.count)[None]
         least, gain = ratio[rows, gene, place], saved[rows, gene, place]
-        if not np.isfinite(least).any(1).all():
-            raise ConstraintError(f"{limit.name} of {limit.most:.6g} cannot be reached by narrowing layers")
         order = least.argsort(1, kind="stable")
         gain = np.where(np.isfinite(least), gain, 0.0)[rows, order]
         before = gain.cumsum(1) - gain
@@ -85,7 +100,7 @@ class Repair:
         chosen_rows, at = np.nonzero(taken)
         chosen = order[chosen_rows, at]
         result[chosen_rows, chosen] = place[chosen_rows, chosen]
-        return result
+        return result, ~np.isfinite(least).any(1)
 
     def _savings(self, members: Genes, limit: Limit) -> NDArray[np.float64]:
         """What each place of each gene saves, [members, genes, places]; NaN (not legal) saves nothing."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,11 @@ CHECKED = 0.2
 
 @dataclass(frozen=True)
 class Measured:
-    """A configuration and its true quality."""
+    """A configuration and its true quality. `extra`: secondary metrics of that evaluation, such as cross-entropy."""
 
     configuration: Configuration
     value: float
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -111,27 +112,31 @@ def _steepness(allowed: list[tuple[int, ...]], shares: NDArray[np.float64], targ
 def collect(
     space: ElasticSpace, accounting: Accounting, evaluate: Evaluate, count: int, *, seed: int, owner: str,
     path: Path | None = None, form: Form | None = None, part: int = 0, parts: int = 1,
+    extra: Callable[[], Mapping[str, float]] = dict,
 ) -> list[Measured]:  # fmt: skip
     """`count` distinct configurations, evaluated; those that `path` (JSON lines) holds are not evaluated again.
 
-    `owner` tells the supernet and the images apart: a file of another one is a UsageError. Several processes share the
-    work with `part` of `parts`, each with a file of its own.
+    What was evaluated is known by the configuration itself, whatever seed, count or form it was drawn with. `owner`
+    tells the supernet, the images and what else decides a value apart: a file of another one is a UsageError. Several
+    processes share the work with `part` of `parts`, each with a file of its own. `extra` gives the secondary metrics of
+    the last evaluation.
     """
-    wanted: dict[str, tuple[int, Configuration]] = {}
+    wanted: dict[str, Configuration] = {}
     index = 0
     while len(wanted) < count and index < 20 * count:
         made = draw(space, accounting, seed, index, form)
-        wanted.setdefault(made.key, (index, made))
+        wanted.setdefault(made.key, made)
         index += 1
-    mine = [pair for number, pair in enumerate(wanted.values()) if number % parts == part]
+    mine = [pair for number, pair in enumerate(wanted.items()) if number % parts == part]
     known = _read(path, _owner(space, owner)) if path is not None else {}
     found = []
-    for number, configuration in track(mine, "evaluating subnets for the predictor"):
-        if number not in known:
-            known[number] = evaluate(configuration)
+    for key, configuration in track(mine, "evaluating subnets for the predictor"):
+        if key not in known:
+            value = evaluate(configuration)
+            known[key] = value, dict(extra())
             if path is not None:
-                _append(path, {"index": number, "layers": configuration.numbers, "value": known[number]})
-        found.append(Measured(configuration, known[number]))
+                _append(path, {"layers": configuration.numbers, "value": value, "extra": known[key][1]})
+        found.append(Measured(configuration, *known[key]))
     return found
 
 
@@ -139,8 +144,8 @@ def _owner(space: ElasticSpace, owner: str) -> str:
     return hashlib.sha256(f"{space.model_dump_json()}/{owner}".encode()).hexdigest()
 
 
-def _read(path: Path, owner: str) -> dict[int, float]:
-    """Values by index; a last line that was cut off is dropped from the file."""
+def _read(path: Path, owner: str) -> dict[str, tuple[float, dict[str, float]]]:
+    """Values and secondary metrics by the configuration's key; a last line that was cut off is dropped."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"owner": owner}) + "\n", encoding="utf-8")
@@ -153,8 +158,11 @@ def _read(path: Path, owner: str) -> dict[int, float]:
         head, *rest = [json.loads(line) for line in whole.splitlines()]
         if head["owner"] != owner:
             raise UsageError(f"{path} holds samples of another supernet, space or set of images; choose another --out")
-        return {int(entry["index"]): float(entry["value"]) for entry in rest}
-    except (ValueError, KeyError, TypeError) as error:
+        return {
+            Configuration.of(entry["layers"]).key: (float(entry["value"]), dict(entry.get("extra", {})))
+            for entry in rest
+        }
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path} is damaged; delete it to evaluate the subnets again") from error
 
 

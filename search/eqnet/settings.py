@@ -80,9 +80,8 @@ class EqnetSettings:
     def for_images() -> EqnetSettings:
         """A recipe of our own for networks whose output is an image.
 
-        FSRCNN x4, 400 steps, one seed, PSNR-Y on Set14 at 8, 6 and 4 bits: 27.35, 26.69 and 24.63 dB; with the starting
-        recipe of section 11.5 27.15, 26.25 and 23.13; only rounded 27.37, 26.39 and 21.97. The rates are the better
-        ones of two by these figures.
+        FSRCNN x4, 400 steps, two seeds, PSNR-Y on Set14 at 8, 6 and 4 bits: 27.28, 26.92 and 24.50 dB; rounded in the
+        same way without training 27.37, 26.89 and 23.54 (`benchmarks/results/eqnet_study_sr`).
         """
         return EqnetSettings(
             batch=16, weight_rate=0.012, relative=True, scale_rate=6e-3, clip_value=None, clip_norm=1.0, share=1.0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from zlib import crc32
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +25,9 @@ from search.eqnet.forms import OffsetMode
 from search.eqnet.space import Configuration, ElasticSpace
 
 FIT_VALUES = 1 << 14
-"""Values of an activation that its first scales are fitted to, the extremes among them."""
+"""Values of an activation that its first scales are fitted to, beside its two extremes."""
+FIT_BATCH = 4
+"""Images that are observed at once for it."""
 
 
 def trainable_graph(original: fx.GraphModule) -> fx.GraphModule:
@@ -71,17 +74,13 @@ class Supernet(nn.Module):
         """First scales and offsets: weights from themselves, activations from the float network on `inputs`."""
         for name, quantizer in self.weights.items():
             quantizer.fit(tensor(self.graph, name))
-        seen: dict[str, list[Tensor]] = {}
-        per_batch = max(64, FIT_VALUES * 4 // max(4, len(inputs)))
-
-        def see(name: str, value: Tensor) -> None:
-            flat = value.reshape(-1)
-            picked = flat[:: max(1, flat.numel() // per_batch)]
-            seen.setdefault(name, []).append(torch.cat([picked, flat.min()[None], flat.max()[None]]))
-
-        observe(self.template, inputs, set(self.activations), see, "fitting the first activation scales")
+        draws = {name: _Draws(name, FIT_VALUES * FIT_BATCH // len(inputs)) for name in self.activations}
+        observe(
+            self.template, inputs, set(draws), lambda name, value: draws[name].see(value),
+            "fitting the first activation scales", FIT_BATCH,
+        )  # fmt: skip
         for name, activation in self.activations.items():
-            activation.fit(torch.cat(seen[name]))
+            activation.fit(draws[name].values())
 
     def choose(self, configuration: Configuration) -> None:
         """Be this subnet from now on; UsageError for a configuration that is not of the space."""
@@ -124,6 +123,35 @@ class Supernet(nn.Module):
         return found
 
 
+class FreeNorm(nn.BatchNorm2d):
+    """A batch norm of whatever number of dimensions, the channels in the second one."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+class _Draws:
+    """Values of one activation at random positions of each batch, the same ones for the same name and batch."""
+
+    def __init__(self, name: str, per_batch: int) -> None:
+        self.name, self.per_batch = name, max(64, per_batch)
+        self.picked: list[Tensor] = []
+        self.low, self.high = torch.inf, -torch.inf
+
+    def see(self, value: Tensor) -> None:
+        """Draw from the next batch."""
+        flat = value.reshape(-1)
+        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        if flat.numel() > self.per_batch:
+            seed = crc32(f"{self.name}/{len(self.picked)}".encode())
+            flat = flat[torch.randint(flat.numel(), (self.per_batch,), generator=torch.Generator().manual_seed(seed))]
+        self.picked.append(flat)
+
+    def values(self) -> Tensor:
+        """What was drawn, and the extremes of all that was seen."""
+        return torch.cat([*self.picked, torch.tensor([self.low, self.high])])
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; each part has its own mode back afterwards."""
@@ -136,7 +164,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _free_norms(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
+def _free_norms(graph: fx.GraphModule) -> dict[str, FreeNorm]:
     """Turn constant batch norms into modules that can be trained, in place; by node name."""
     found = {}
     for node in list(graph.graph.nodes):
@@ -148,7 +176,7 @@ def _free_norms(graph: fx.GraphModule) -> dict[str, nn.BatchNorm2d]:
         gain, shift, mean, variance = values
         if mean is None or variance is None:
             raise GraphError(f"the batch norm {node.name} has no running statistics; they cannot be calibrated")
-        norm = nn.BatchNorm2d(mean.numel(), eps=float(node.args[NORMS[node.target]]), affine=gain is not None)
+        norm = FreeNorm(mean.numel(), eps=float(node.args[NORMS[node.target]]), affine=gain is not None)
         with torch.no_grad():
             for own, value in ((norm.weight, gain), (norm.bias, shift), (norm.running_mean, mean),
                                (norm.running_var, variance)):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training of a supernet: one state that can be saved after any step and continued to the same result."""
+"""Training of a supernet: one state that can be saved after any step and continued from there."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ class Trainer:
         taught = settings.guide is not Guide.WIDER
         self.teacher = tapped(clone(supernet.template), names).to(processes.device) if taught else None
         self.parameters = dict(supernet.named_parameters())
+        self.quantiser_rates = {
+            id(parameter): rate for quantiser in (*supernet.weights.values(), *supernet.activations.values())
+            for kind, rate in ((quantiser.log_scale, settings.scale_rate), (quantiser.offset, settings.offset_rate))
+            for parameter in kind.values()
+        }  # fmt: skip
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.parameters.items():
             groups.setdefault(self._rate(name), []).append(parameter)
@@ -64,10 +69,9 @@ class Trainer:
     def _rate(self, name: str) -> float:
         """Adam's rate for a parameter; a bias goes at the pace of its layer's weights."""
         settings = self.settings
-        quantisers = {"log_scale": settings.scale_rate, "offset": settings.offset_rate}
-        kind = name.split(".")[-2]
-        if kind in quantisers:
-            return quantisers[kind]
+        own = self.quantiser_rates.get(id(self.parameters[name]))
+        if own is not None:
+            return own
         if not settings.relative:
             return settings.weight_rate
         paced = self.parameters.get(name.removesuffix("bias") + "weight", self.parameters[name])

@@ -98,6 +98,9 @@ def roofline_cost(
 ) -> SeparableCost:
     """Layers by the profile's roofline at the size of `table`, crossings by the bytes that a conversion moves.
 
+    Values move in the types that the profile stores them in, an emulated width takes as many times what it is executed
+    as takes as its rule says, and layers whose inputs have the same format need no conversion between them.
+
     For devices of which nothing was measured. UsageError where the profile has no peak or no bandwidth, or a precision
     that it does not execute.
     """
@@ -109,9 +112,12 @@ def roofline_cost(
     crossings = []
     for producer, consumer in edges:
         elements = rows[consumer].input_elements
+        written, read = (
+            {p: _rule(rows[name], p, profile, runtime) for p in allowed[name]} for name in (producer, consumer)
+        )
         ms = {
-            p: {q: _stream_ms(elements, p, q, profile, cores) for q in allowed[consumer] if q != p}
-            for p in allowed[producer]
+            p: {q: _stream_ms(elements, a, b, profile, cores) for q, b in read.items() if _inputs(a) != _inputs(b)}
+            for p, a in written.items()
         }
         crossings.append(Crossing(producer=producer, consumer=consumer, ms=ms))
     return SeparableCost(
@@ -141,12 +147,21 @@ def bits_of(precision: str) -> tuple[int, int]:
 
 def _layer_ms(row: LayerRow, precision: str, profile: DeviceProfile, runtime: str, cores: int) -> float:
     rule = _rule(row, precision, profile, runtime)
-    moved = bytes_moved(row.weight_elements, row.input_elements, row.output_elements, rule.weight_bits, rule.act_bits)
-    return _estimate(row.macs, moved, rule.executes_as, profile, cores)
+    stored = rule.weight_dtype.bits, rule.act_dtype.bits
+    moved = bytes_moved(row.weight_elements, row.input_elements, row.output_elements, *stored)
+    slowdown = None if rule.emulation is None else rule.emulation.slowdown
+    return _estimate(row.macs, moved, rule.executes_as, profile, cores) * (slowdown or 1.0)
 
 
-def _stream_ms(elements: int, producer: str, consumer: str, profile: DeviceProfile, cores: int) -> float:
-    moved = bytes_moved(0, elements, elements, 8, bits_of(producer)[1], bits_of(consumer)[1])
+def _inputs(rule: PrecisionRule) -> tuple[DType, int]:
+    """What a tensor must be to be read by a rule as it is."""
+    return rule.act_dtype, rule.act_bits
+
+
+def _stream_ms(
+    elements: int, producer: PrecisionRule, consumer: PrecisionRule, profile: DeviceProfile, cores: int
+) -> float:
+    moved = bytes_moved(0, elements, elements, 8, producer.act_dtype.bits, consumer.act_dtype.bits)
     as_type = DType.FP32
     return _estimate(0, moved, as_type, profile, cores)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,9 @@ def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     assert device["widths"]["convs.1"][1] == 8
     qualities = [m["quality"] for m in device["front"]]
     assert qualities == sorted(qualities)
-    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 17
+    _, *lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert len(lines) == 16
+    assert all(0 < json.loads(line)["extra"]["SSIM-Y"] <= 1 for line in lines)
     assert list(read_json(tmp_path / "run" / "learning_curve.json")) == ["6"]
     plan = Plan.load(tmp_path / "run" / "devices" / DEVICE / "plan.json")
     assert plan.layers["convs.1"].weight is not None
@@ -133,8 +136,8 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
     quick = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--bits", "8", "--calibration-count", "8")
     words = ("search", "eqnet", checkpoint, "--data", photos, "--device", DEVICE, *quick, "--measure-seconds", "0.3")
-    kept = command(capsys, *words, "--out", tmp_path / "kept", "--budget", "1000", "--json")
-    (device,) = json.loads(kept.out)["devices"]
+    free = command(capsys, *words, "--out", tmp_path / "free", "--json")
+    (device,) = json.loads(free.out)["devices"]
     assert device["unit"] == "ms"
     measured, predicted = device["latency"]["median_ms"], device["cost"]
     # The roofline promises less than any engine takes: a budget between both is one that only a measurement refuses.
@@ -145,8 +148,11 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
     assert "no plan keeps the budget" in told.err
     assert "as measured here" in told.err
     # A budget in one unit says nothing to a device whose cost is in the other.
-    both = command(capsys, *words, "--device", "hexagon-htp-v73", "--out", tmp_path / "both", "--budget", "1000")
-    assert both.code == 0
+    enough = 4 * measured
+    many = (*words, "--device", "hexagon-htp-v73", "--out", tmp_path / "both", "--budget", f"{enough:.6f}", "--json")
+    both = command(capsys, *many)
+    assert both.code == 0, both.err
+    assert json.loads(both.out)["devices"][0]["latency"]["median_ms"] <= 1.05 * enough
     assert "hexagon-htp-v73: its cost is in BitOps and no budget is given in it (--budget-bitops)" in both.err
     few = command(capsys, *words, "--device", "hexagon-htp-v73", "--out", tmp_path / "few", "--budget-bitops", "1k")
     assert few.code == 3
@@ -170,8 +176,8 @@ def test_costs_are_corrected_by_the_time_of_an_engine_where_a_device_leaves_a_ch
     assert "predicted were" in ended.err
     assert "corrected by the time of an engine" in device["cost_source"]
     assert "corrected" not in plain["cost_source"]
-    # Two timings of a tiny engine on a busy machine; the roofline is off by far more.
-    assert device["cost"] == pytest.approx(device["latency"]["median_ms"], rel=0.6)
+    timed = [float(ms) for ms in re.findall(r"the engine takes (\S+) ms", ended.err)]
+    assert min(abs(device["cost"] / ms - 1) for ms in timed) < 1e-3
     assert {m["cost"] for m in device["front"]}.isdisjoint(m["cost"] for m in plain["front"])
 
 

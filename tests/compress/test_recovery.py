@@ -215,7 +215,7 @@ def test_interrupted_training_ends_bit_equal(tmp_path: Path) -> None:
 def test_state_of_another_training_is_refused(tmp_path: Path) -> None:
     model = quantized(W3)
     trained(model, replace(SHORT, steps=2), folder=tmp_path)
-    with pytest.raises(UsageError, match="another network, plan, data or settings"):
+    with pytest.raises(UsageError, match="another network, plan or settings"):
         trained(model, replace(SHORT, steps=3), folder=tmp_path)
     (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:200])
     with pytest.raises(CheckpointError, match="damaged"):

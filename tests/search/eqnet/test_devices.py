@@ -105,6 +105,16 @@ def test_costs_are_estimated_where_the_profile_has_figures_and_counted_elsewhere
     assert float(counted(member)[0]) == 64 * TABLE.macs
 
 
+def test_widths_that_are_stored_and_run_as_int8_cost_what_int8_costs_and_no_conversion() -> None:
+    choice = _choice(X86, native_only=False, runtime="openvino")
+    cost = device_cost(choice, TABLE, SPACE, resnet_graph(), "bf16")
+    mixed = [list(numbers) for numbers in SPACE.uniform(8, choice.form).numbers]
+    for number in SPACE.free[::2]:
+        mixed[number][0] = 4
+    costs = cost(bits_of([SPACE.uniform(8, choice.form), Configuration.of(mixed)]))
+    assert costs[0] == costs[1] > 0
+
+
 def test_a_plan_in_a_form_that_the_device_lacks_is_named() -> None:
     choice = _choice("rtx-4090")
     supernet = supernet_of(resnet_graph(), images(), ALL_BITS)

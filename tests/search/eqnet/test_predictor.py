@@ -11,6 +11,8 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
 from bitwright.foundation.errors import CheckpointError, UsageError
 from search.eqnet import cqap as cqap_module
+from search.eqnet import gaussian_process as process_module
+from search.eqnet import predictor_choice
 from search.eqnet.cqap import Cqap, CqapSettings, train_cqap
 from search.eqnet.encoder import Encoder, bits_of, configuration_of, forms_of
 from search.eqnet.forms import FORMS
@@ -103,10 +105,21 @@ def test_samples_are_kept_resumed_and_shared(tmp_path: Path) -> None:
     assert [s.configuration.key for s in found] == [s.configuration.key for s in toy_samples(8, 0)]
     assert len({s.configuration.key for s in found}) == 8
     assert len(path.read_text().splitlines()) == 9
+    # Other draws are other configurations: what is known of the first ones is not taken for theirs.
+    others = collect(SPACE, ACCOUNTING, evaluate_toy, 4, seed=1, owner="a", path=path, form=FORM)
+    assert [s.value for s in others] == [evaluate_toy(s.configuration) for s in others]
+    assert [s.value for s in collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="a", path=path)] == [
+        s.value for s in found
+    ]
+    assert len(asked) == 4 + 5
     parts = [collect(SPACE, ACCOUNTING, evaluate_toy, 8, seed=0, owner="a", part=p, parts=2) for p in range(2)]
     assert {s.configuration.key for part in parts for s in part} == {s.configuration.key for s in found}
     with pytest.raises(UsageError, match="another supernet"):
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="b", path=path)
+    told = tmp_path / "told.jsonl"
+    for _ in range(2):
+        some = collect(SPACE, ACCOUNTING, evaluate_toy, 2, seed=0, owner="a", path=told, extra=lambda: {"loss": 0.5})
+        assert [s.extra for s in some] == [{"loss": 0.5}] * 2
     path.write_text("[]\n")
     with pytest.raises(CheckpointError, match="damaged"):
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="a", path=path)
@@ -221,19 +234,53 @@ def test_the_process_predicts_what_its_library_does() -> None:
     np.testing.assert_allclose(fitted.quality(bits, form), expected, rtol=1e-9)
 
 
+def test_the_process_finds_the_noise_of_its_samples_and_is_tuned_on_some_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_noise = np.random.default_rng(3)
+    samples = [Measured(s.configuration, s.value + 0.5 * draw_noise.standard_normal()) for s in toy_samples(240, 0)]
+    assert GaussianProcess.fit(SPACE, samples).noise == pytest.approx(0.5, rel=0.3)
+    monkeypatch.setattr(process_module, "TUNED_ON", 120)
+    few, many = GaussianProcess.fit(SPACE, samples[:120]), GaussianProcess.fit(SPACE, samples)
+    assert len(many.seen) == 240
+    held_out = toy_samples(100, 9)
+    assert agreement(many, held_out).rmse < agreement(few, held_out).rmse
+    some = bits_of([s.configuration for s in held_out])
+    whole = many.quality(some, FORM)
+    monkeypatch.setattr(process_module, "CHUNK", 7 * 240)
+    np.testing.assert_allclose(many.quality(some, FORM), whole, rtol=1e-9)
+    many.save(tmp_path / "process")
+    loaded = load(tmp_path / "process")
+    assert isinstance(loaded, GaussianProcess)
+    assert loaded.noise == many.noise
+
+
+def test_the_error_of_kendall_is_that_of_other_draws() -> None:
+    draws = np.random.default_rng(0).standard_normal((300, 2, 80))
+    told = [Agreement.of(x, x + 0.5 * y) for x, y in draws]
+    errors = [one.kendall_error for one in told[:20] if one.kendall_error is not None]
+    assert len(errors) == 20
+    assert np.mean(errors) == pytest.approx(np.std([one.kendall for one in told]), rel=0.25)
+
+
 def test_the_kind_is_taken_that_is_closest_on_samples_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = toy_samples(120, 0)
     settings = CqapSettings(epochs=5)
-    chosen, told = train(SPACE, samples, settings)
+    chosen, told, noise = train(SPACE, samples, settings)
+    assert noise is not None
+    assert 0 <= noise < np.std([s.value for s in samples])
     assert set(told) == {"CQAP", "noise regression", "Gaussian process"}
     assert min(told, key=lambda kind: told[kind].rmse) == chosen.KIND
     assert told[chosen.KIND].rmse < told["CQAP"].rmse
     monkeypatch.setattr(GaussianProcess, "quality", lambda self, bits, form: np.zeros(len(bits)))
-    chosen = train(SPACE, samples, settings)[0]
+    chosen = train(SPACE, samples, settings).predictor
     assert isinstance(chosen, NoiseRegression)
     assert np.array_equal(chosen.slopes, NoiseRegression.fit(SPACE, samples).slopes), "refitted on all of them"
+    monkeypatch.setattr(predictor_choice, "LARGEST", 119)
+    left_out = train(SPACE, samples, settings)
+    assert (list(left_out.told), left_out.noise) == (["CQAP", "noise regression"], None)
     monkeypatch.setattr(NoiseRegression, "quality", lambda self, bits, form: np.zeros(len(bits)))
-    assert isinstance(train(SPACE, samples, settings)[0], Cqap)
+    assert isinstance(train(SPACE, samples, settings).predictor, Cqap)
 
 
 def test_agreement_is_undefined_where_nothing_varies() -> None:

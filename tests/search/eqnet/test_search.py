@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -89,6 +90,28 @@ def test_repair_narrows_where_it_costs_least() -> None:
     uniform = bits_of([SPACE.uniform(7, FORM)])
     assert 0 < lost < float((truth(before) - truth(uniform))[0])
     assert (repaired[0, :, 1] == 8).all()
+
+
+def test_a_member_that_narrowing_makes_dearer_becomes_the_widest() -> None:
+    """Narrow widths that are emulated save nothing of themselves and cost a conversion where they meet wide ones."""
+    names = {"int8": 1.0, "w4a8": 1.0}
+    crossings = tuple(
+        Crossing(producer=a, consumer=b, ms={"int8": {"w4a8": 0.1}, "w4a8": {"int8": 0.1}})
+        for a, b in itertools.pairwise(SPACE.names)
+    )
+    cost = SeparableCost(
+        constant_ms=0.0, layer_ms=dict.fromkeys(SPACE.names, names), boundaries=crossings, source="toy"
+    )
+    made = latency(cost, SPACE, cost.source)
+    genes = GeneMap(SPACE, dict.fromkeys(SPACE.names[1:-1], ((4, 8), (8,))))
+    widest = genes.bits((genes.sizes - 1)[None])
+    limit = Limit.of(made, float(made(widest)[0]))
+    members = genes.random(np.random.default_rng(0), 6)
+    assert (made(genes.bits(members)) > limit.most).all()
+    repaired = Repair(genes, [limit], truth, 0)(members)
+    assert np.array_equal(genes.bits(repaired), np.repeat(widest, 6, 0))
+    best = evolve(genes, truth, [limit], GeneticSettings(population=20, generations=3, parents=5))
+    assert np.array_equal(best.bits[0], widest[0])
 
 
 def test_ties_and_what_a_device_allows_decide_the_genes() -> None:

@@ -159,8 +159,19 @@ def test_biases_of_networks_without_norms_are_corrected_after_export() -> None:
 
 def test_a_float_offset_is_rounded_on_export() -> None:
     supernet = supernet_of(sr_graph(), images().sigmoid(), mode=OffsetMode.FLOAT)
-    model = export(supernet, supernet.space.uniform(2, FORMS[0]), TARGET)
-    assert all(w.params.zero_point.dtype == torch.int32 for w in model.weights.values())
+    configuration = supernet.space.uniform(2, FORMS[0])
+    model = export(supernet, configuration, TARGET)
+    supernet.choose(configuration)
+    moved = 0
+    for name, weight in model.weights.items():
+        quantizer = supernet.weights[name]
+        shift, scale = quantizer.shift(), quantizer.scale().detach()
+        assert shift is not None
+        real = -shift.detach() / scale
+        wanted = real.round().clamp(weight.form.qmin, weight.form.qmax)
+        assert weight.params.zero_point.reshape(-1).tolist() == wanted.tolist()
+        moved += int(((real - real.round()).abs() > 0.05).sum())
+    assert moved
 
 
 def test_pinned_layers_report_eight_bits_in_a_thousand_draws_and_light_networks_never_two() -> None:

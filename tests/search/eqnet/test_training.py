@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bitwright.foundation.errors import UsageError
+from compress.graph import capture
 from compress.training.processes import Processes, processes
 from compress.training.samples import batches
 from search.eqnet.distribution import shape_of
@@ -23,7 +24,7 @@ from search.eqnet.guidance import ImageGuidance
 from search.eqnet.norms import Calibrator, recalibrate
 from search.eqnet.sampling import sandwich
 from search.eqnet.settings import EqnetSettings, Guide
-from search.eqnet.supernet import Supernet
+from search.eqnet.supernet import Supernet, trainable_graph
 from search.eqnet.trainer import WDR_SCALE, Trainer, values_digest
 from tests.search.eqnet.helpers import SIDE, images, resnet_graph, sr_graph, supernet_of
 
@@ -88,7 +89,7 @@ def test_a_stopped_training_ends_where_the_uninterrupted_one_does(tmp_path: Path
     assert [e["L"] for e in position.history] == [e["L"] for e in wanted.history]
     assert _same(resumed.supernet, whole.supernet)
     assert not _same(whole.supernet, supernet_of(resnet_graph(), images()))
-    with pytest.raises(UsageError, match="another network, plan, data or settings"):
+    with pytest.raises(UsageError, match="another network, plan or settings"):
         _trainer(tmp_path / "state", share=0.2).run()
 
 
@@ -113,6 +114,25 @@ def test_training_learns_and_pulls_weights_towards_uniform() -> None:
     assert "kurtosis" not in free.run().history[0]
     shapes = [shape_of(made.shaped).loss(1.0, 1.0) for made in (trainer, free)]
     assert float(shapes[0].detach()) < 0.5 * float(shapes[1].detach())
+
+
+def test_a_layer_may_be_named_as_the_parts_of_a_quantiser_are() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.log_scale, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.log_scale(self.offset(x).relu()).relu())
+
+    graph = trainable_graph(capture(Named().eval(), images(1)))
+    settings = dataclasses.replace(SETTINGS, weight_rate=1e-3, scale_rate=2e-3, offset_rate=4e-3)
+    trainer = Trainer(supernet_of(graph, images()), Enlarged(), settings, ALONE, images=True)
+    rates = {id(p): g["lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+    assert {rates[id(p)] for p in trainer.supernet.layer_weights().values()} == {settings.weight_rate}
+    quantiser = next(iter(trainer.supernet.weights.values()))
+    assert {rates[id(p)] for p in quantiser.log_scale.values()} == {settings.scale_rate}
+    assert {rates[id(p)] for p in quantiser.offset.values()} == {settings.offset_rate}
 
 
 def test_relative_rates_go_with_the_size_of_each_layers_weights() -> None:

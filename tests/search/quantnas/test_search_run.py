@@ -105,7 +105,7 @@ def test_resumed_search_ends_where_the_uninterrupted_one_does(split: Split, tmp_
     assert all(torch.equal(found.alphas[name], wanted.alphas[name]) for name in wanted.alphas)
     for name, value in resumed.net.state_dict().items():
         assert torch.equal(value, whole.net.state_dict()[name]), name
-    with pytest.raises(UsageError, match="another network, plan, data or settings"):
+    with pytest.raises(UsageError, match="another network, plan or settings"):
         _search(split, tmp_path / STATE, penalty=0.5).run()
     (tmp_path / STATE).write_bytes(b"\0" * 100)
     with pytest.raises(CheckpointError, match="damaged"):

@@ -102,8 +102,11 @@ def _kept(net: Supernet, batch: list[Tensor], settings: SearchSettings, *, weigh
     outside: dict[int, int] = {}
     inside: dict[MixedLayer, dict[int, int]] = {}
     present: list[MixedLayer] = []
+    # What was freed meanwhile would give its address to another.
+    alive: list[Tensor] = []
 
     def note(tensor: Tensor, storages: dict[int, int]) -> None:
+        alive.append(tensor)
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
 

@@ -41,7 +41,9 @@ def test_where_no_kernel_is_known_nothing_is_ever_faster() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("dtype", list(NUMBERS))
+@pytest.mark.parametrize(
+    "dtype", [DType.INT8, *(pytest.param(d, marks=pytest.mark.long) for d in NUMBERS if d is not DType.INT8)]
+)
 def test_dense_and_sparse_engines_execute_the_same_kernels(tmp_path: Path, dtype: DType) -> None:
     """Trap: a dense 3x3 kernel that is not the runtime's fastest (Winograd, where it has one) is a weak baseline."""
     for runtime in runtimes():

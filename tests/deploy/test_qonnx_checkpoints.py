@@ -91,8 +91,16 @@ def test_rfdn_in_a_mix_of_widths(data: Path, tmp_path: Path) -> None:
     near_simulation(model, crops[:1], found, 0.1)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("name", ["imdn_x4", pytest.param("pan_x4", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("name", "mixed"),
+    [
+        ("imdn_x4", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [("imdn_x4", False), ("pan_x4", False), ("pan_x4", True)]
+        ),
+    ],
+)
 def test_larger_enlargers_on_integers_and_mixed(name: str, mixed: bool, data: Path, tmp_path: Path) -> None:
     graph, crops = opened(data, f"checkpoints/{name}.pth", "sr/test/Set5", SIDE)
     names = [layer_name for layer_name, _ in layer_nodes(graph)]

@@ -37,7 +37,15 @@ def _choice(device: str, *, native_only: bool = True, runtime: str | None = None
     return device_choice(profile, engine, TABLE, SPACE, native_only=native_only)
 
 
-@pytest.mark.parametrize("device", profile_ids())
+IN_FLOAT_ONLY = "rtx-2080-ti"
+
+
+def test_a_device_without_integer_kernels_is_refused() -> None:
+    with pytest.raises(UsageError, match=f"{IN_FLOAT_ONLY} executes no layer of this network on 8-bit integers"):
+        _choice(IN_FLOAT_ONLY)
+
+
+@pytest.mark.parametrize("device", [name for name in profile_ids() if name != IN_FLOAT_ONLY])
 def test_every_device_of_the_catalogue_gets_a_legal_plan(device: str) -> None:
     choice = _choice(device)
     assert choice.form.weight_symmetric

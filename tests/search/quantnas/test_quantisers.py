@@ -95,7 +95,7 @@ def test_steps_and_weights_go_at_rates_of_their_own() -> None:
     net.measure_steps(batch[0])
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     BilevelStep(net, bitops_costs(space), settings, Processes(0, 1, torch.device("cpu"))).weight(batch, 0, 10)
-    moved = {n: float((p - before[n]).abs().max()) for n, p in net.named_parameters() if "candidates" in n}
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in net.named_parameters() if "candidates" in n}
     assert max(d for n, d in moved.items() if "log_step" in n) == pytest.approx(0.03, rel=1e-2)
     assert max(d for n, d in moved.items() if "log_step" not in n) == pytest.approx(1e-3, rel=1e-2)
 

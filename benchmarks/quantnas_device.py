@@ -9,9 +9,10 @@ which the search knows the device. What is finished is a file: a stopped run goe
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from benchmarks.main_job_arms import Settings, bitwright_arm
 from benchmarks.session import timed
 from benchmarks.tables import circumstances
 from bitwright.foundation.errors import UsageError
-from bitwright.foundation.files import atomic_path
+from bitwright.foundation.files import atomic_path, write_json
 from bitwright.foundation.progress import note
 from bitwright.foundation.suggest import nearest
 from bitwright.runs.quantnas import search
@@ -92,15 +93,15 @@ def found_entry(given: argparse.Namespace, budget: float) -> Entry:
 def trained(given: argparse.Namespace, entry: Entry) -> Path:
     """The checkpoint of a network after the training that all have; trained once."""
     folder: Path = given.out / command.WORK / slug(entry.name)
-    path = folder / "network.safetensors"
+    path, stamp = folder / "network.safetensors", folder / "recipe.json"
+    recipe = Recipe(steps=given.steps, batch=given.batch, patch=given.patch, seed=given.seed, bf16=given.bf16)
+    if stamp.is_file() and json.loads(stamp.read_bytes()) != asdict(recipe):
+        raise UsageError(f"{folder} holds a network of another training; remove it, or choose another --out")
+    write_json(stamp, asdict(recipe))
     if path.is_file():
         note(f"{entry.name}: trained before")
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     note(f"{entry.name}: training {given.steps} steps")
-    recipe = replace(
-        Recipe(), steps=given.steps, batch=given.batch, patch=given.patch, seed=given.seed, bf16=given.bf16
-    )
     torch.manual_seed(given.seed)
     network = fit(entry.make(), recipe, [pictures(given)], folder / "train.pt")
     if isinstance(network, SearchedNetwork):

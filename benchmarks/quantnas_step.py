@@ -138,6 +138,7 @@ def benchmark(given: argparse.Namespace) -> str:
     settings = {
         k: getattr(given, k) for k in ("space", "width", "cells", "batch", "patch", "threads", "layout", "source")
     }
+    settings["step"] = BilevelStep.__name__
     settings["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     if given.append and (given.out / RESULTS).is_file():
         before = json.loads((given.out / RESULTS).read_text())

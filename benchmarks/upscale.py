@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import command
+from benchmarks.arms import claim
 from benchmarks.common import markdown_table, write_results
-from benchmarks.main_job_arms import names_of
+from benchmarks.main_job_arms import Settings, bitwright_arm, names_of
 from bitwright.foundation.errors import BitwrightError, UsageError
 from bitwright.foundation.files import write_json
 from bitwright.foundation.progress import note
 from bitwright.runs.upscale_request import GIB
 from deploy.environment import Environment
+from deploy.latency.foreign_load import CpuReading
+from deploy.latency.timing import process_memory
+from workloads.super_resolution.metrics import psnr
 
 FITTING_TILE = 512
+LIMIT = 5.0
+"""Allowed drop, dB: no layer is left in float for its quality."""
 BLOCK = (320, 480)
 """Height and width of what each photograph gives to the mosaic."""
 EVERY_S = 0.02
@@ -58,65 +65,52 @@ def mosaic(folder: Path, height: int, width: int) -> NDArray[np.uint8]:
 def differences(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> dict[str, float | None]:
     """PSNR in dB over all channels (None for equal pictures), largest and mean difference in 8-bit grey levels."""
     error = np.abs(a.astype(np.int16) - b)
-    mean_square = float(np.square(error, dtype=np.int32).mean())
-    psnr = None if mean_square == 0 else float(10 * np.log10(255**2 / mean_square))
-    return {"psnr_db": psnr, "largest": float(error.max()), "mean": float(error.mean())}
+    flat = [picture.reshape(len(picture), -1).astype(np.float64) for picture in (a, b)]
+    return {"psnr_db": psnr(*flat) if error.any() else None, "largest": float(error.max()), "mean": float(error.mean())}
 
 
 def upscaled(run: Path, picture: Path, out: Path, given: argparse.Namespace, *more: str) -> dict[str, Any]:
-    """`bitwright upscale` in a process of its own: what it told, and `peak_bytes` and `wall_s` seen from outside."""
+    """`bitwright upscale` in a process of its own: what it told, and what was seen from outside.
+
+    That is `peak_bytes`, `wall_s`, and `foreign_cores`, which others kept busy meanwhile.
+    """
     words = ["upscale", run, picture, "--out", out, "--threads", given.threads, "--overwrite", "--json", *more]
     started, peak = time.monotonic(), 0
     with (out.parent / f"{out.stem}.json").open("w+b") as told, (out.parent / f"{out.stem}.log").open("w+b") as log:
         process = subprocess.Popen([sys.executable, "-m", "bitwright", *map(str, words)], stdout=told, stderr=log)
+        before = last = CpuReading.take([process.pid])
         while process.poll() is None:
-            peak = max(peak, _peak_of(process.pid))
+            peak, last = max(peak, process_memory("VmHWM", process.pid) or 0), CpuReading.take([process.pid])
             time.sleep(EVERY_S)
         if process.returncode:
             log.seek(0)
             message = log.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise BitwrightError(f"bitwright upscale ended with {process.returncode}: {message}")
         told.seek(0)
-        return {**json.loads(told.read()), "peak_bytes": peak, "wall_s": time.monotonic() - started}
-
-
-def _peak_of(pid: int) -> int:
-    """The largest resident set of a process so far, in bytes; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-
-
-def compressed(given: argparse.Namespace, name: str, runtime: str) -> Path:
-    """The run folder of a network for one runtime, made or gone on with."""
-    network = command.network_of(given, name)
-    run = network.work / runtime
-    words = ["compress", network.checkpoint, "--device", given.device, "--runtime", runtime, "--data", network.train]
-    words += ["--eval", network.test / "Set5", "--max-drop", "5", "--out", run, "--calibration-count", given.crops]
-    words += ["--set", "reconstruct=false", "--set", "measure_seconds=0.5", "--resume"]
-    run.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, "-m", "bitwright", *map(str, words)], capture_output=True, check=False)
-    if done.returncode:
-        message = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise BitwrightError(f"{name}: bitwright compress ended with {done.returncode}: {message}")
-    return run
+        seen = {"peak_bytes": peak, "wall_s": time.monotonic() - started}
+        return {**json.loads(told.read()), **seen, "foreign_cores": before.foreign_cores_until(last)}
 
 
 def measured(given: argparse.Namespace, name: str, runtime: str, large: Path, fitting: Path) -> dict[str, Any]:
     """The figures of one engine; what was measured before is read."""
-    run = compressed(given, name, runtime)
-    kept = run.parent / f"{runtime}-upscale.json"
+    network = command.network_of(given, name)
+    settings = Settings.of(given, network, "reconstruct=false", "measure_seconds=0.5")
+    asked = {key: str(getattr(given, key)) for key in ("memory", "width", "height", "threads", "fitting")}
+    claim(network, {**settings.decisive(), **asked})
+    folder = network.work / runtime
+    kept = folder / "figures.json"
     if kept.is_file():
+        note(f"{name}, {runtime}: done before")
         figures: dict[str, Any] = json.loads(kept.read_bytes())
         return figures
     note(f"{name}, {runtime}")
-    out = run.parent / f"{runtime}-large.png"
-    job = upscaled(run, large, out, given, "--memory", given.memory)
+    options = (*settings.options, f"runtime={runtime}")
+    bitwright_arm(network, replace(settings, options=options), LIMIT, folder)
+    run = folder / "run"
+    job = upscaled(run, large, folder / "large.png", given, "--memory", given.memory)
     picture = job["pictures"][0]
-    out.unlink()
-    whole, tiles = run.parent / f"{runtime}-whole.png", run.parent / f"{runtime}-tiles.png"
+    (folder / "large.png").unlink()
+    whole, tiles = folder / "whole.png", folder / "tiles.png"
     with Image.open(fitting) as image:
         side = max(image.size)
     tile = min(job["tiling"]["tile"], FITTING_TILE)
@@ -128,8 +122,9 @@ def measured(given: argparse.Namespace, name: str, runtime: str, large: Path, fi
     figures = {
         "network": name, "runtime": runtime, "size": [picture["width"], picture["height"]], "tiling": job["tiling"],
         "memory": job["memory"], "peak_bytes": job["peak_bytes"], "seconds": picture["seconds"],
-        "wall_s": job["wall_s"], "seam_largest": picture["seam_largest"], "seam_mean": picture["seam_mean"],
-        "tiled_and_untiled": fits,
+        "wall_s": job["wall_s"], "foreign_cores": job["foreign_cores"], "seam_largest": picture["seam_largest"],
+        "seam_mean": picture["seam_mean"], "tiled_and_untiled": fits,
+        "environment": Environment.record().model_dump(mode="json"),
     }  # fmt: skip
     write_json(kept, figures)
     return figures
@@ -154,32 +149,27 @@ def benchmark(given: argparse.Namespace) -> str:
     if not fitting.is_file():
         raise UsageError(f"{fitting} does not exist; give another --fitting")
     Image.fromarray(mosaic(given.data_root / "sr" / "train" / "BSDS500", given.height, given.width)).save(large)
-    environment, rows, text = Environment.record(), [], ""
+    rows: list[dict[str, Any]] = []
+    text = ""
     for name in names_of(given.networks):
         for runtime in names_of(given.runtimes):
             rows.append(measured(given, name, runtime, large, fitting))
-            size = "x".join(map(str, rows[0]["size"]))
+            size, busy = "x".join(map(str, rows[0]["size"])), max(row["foreign_cores"] for row in rows)
             text = (
                 f"{given.width}x{given.height} pixels, a mosaic of photographs, enlarged to {size} by `bitwright "
-                f"upscale` with --memory {given.memory} on {given.threads} "
-                f"{'thread' if given.threads == 1 else 'threads'}; {environment.cpu_model}. Times are of a machine "
-                "that others used too.\nTiled and untiled are compared on one photograph that fits, in tiles of at "
-                f"most {FITTING_TILE} pixels; differences in 8-bit grey levels.\n\n"
+                f"upscale` with --memory {given.memory}, threads: {given.threads}; "
+                f"{rows[0]['environment']['cpu_model']}. Others kept up to {busy:.1f} cores busy meanwhile.\n"
+                "Tiled and untiled are compared on one photograph that fits, in tiles of at most "
+                f"{FITTING_TILE} pixels; differences in 8-bit grey levels.\n\n"
                 f"{markdown_table(TITLES, [row_of(row) for row in rows])}"
             )
-            results = {"environment": environment.model_dump(mode="json"), "engines": rows}
-            write_results(given.out, "upscale", results, text, command.hidden(given))
+            write_results(given.out, "upscale", {"engines": rows}, text, command.hidden(given))
     return text
 
 
 def main() -> int:
     """Parse the command line, run and print."""
-    parser = argparse.ArgumentParser(
-        description="Enlarge a 4K picture in bounded memory.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder of checkpoints/, sr/train and sr/test")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/upscale"), help="where results go")
-    parser.add_argument("--device", default="x86-avx512-vnni-bf16", help="device profile")
+    parser = command.parser("Enlarge a 4K picture in bounded memory.", "benchmarks/results/upscale")
     parser.add_argument("--networks", default="rfdn_x4,espcn_x4", help="stems of checkpoints")
     parser.add_argument(
         "--runtimes", default="onnxruntime,openvino,litert,torch", help="runtimes of the device profile"
@@ -188,9 +178,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=3840, help="of the picture that is enlarged")
     parser.add_argument("--height", type=int, default=2160, help="of the picture that is enlarged")
     parser.add_argument("--fitting", default="sr/test/Urban100/img_001.png", help="a picture that fits, in --data-root")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the engine")
-    parser.add_argument("--crops", type=int, default=32, help="calibration crops")
-    parser.set_defaults(images=None)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of bitwright")
     given = parser.parse_args()
     return command.run(lambda: print(benchmark(given)))
 

@@ -92,15 +92,16 @@ class TimedNetwork:
                 return tuple(wall), False
 
 
-def process_memory(field: str) -> int | None:
-    """Bytes of `VmHWM` (peak) or `VmRSS` (now) of this process; None outside Linux.
+def process_memory(field: str, pid: int | None = None) -> int | None:
+    """Bytes of `VmHWM` (peak) or `VmRSS` (now) of a process, by default this one; None where Linux tells none.
 
     getrusage would not do: on Linux its peak is inherited from the parent across fork and exec.
     """
-    status = Path("/proc/self/status")
-    if not status.is_file():
+    try:
+        status = Path(f"/proc/{'self' if pid is None else pid}/status").read_text()
+    except OSError:
         return None
-    for line in status.read_text().splitlines():
+    for line in status.splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None

@@ -86,7 +86,7 @@ class Results:
         foreign_during = sum(e.foreign_cores * e.seconds for e in ends) / max(sum(e.seconds for e in ends), 1e-9)
         quiet = protocol.gate.max_foreign_share * environment.logical_cores
         heats = [*(ready.heat for ready in starts), self.end.heat]
-        noise = noise_of(foreign_before, foreign_during, quiet, heats)
+        noise = noise_of(foreign_before, foreign_during, quiet, heats, gpus=False)
         samples = {arm.name: Samples(arm.name) for arm in manifest.arms}
         for record in self.rounds:
             for name, block in record.blocks.items():

@@ -16,9 +16,7 @@ from deploy.latency.measurement import measurement_of, noise_of
 from deploy.latency.rounds import MIN_ROUNDS, SETTLE_RUNS, Samples
 from deploy.remote.manifest import Manifest
 from deploy.remote.records import RECORDS, End, Head, Ready, Record, Round
-from deploy.remote.sample_log import SAMPLES
-
-LARGEST_BYTES = 1 << 28
+from deploy.remote.sample_log import LARGEST_BYTES, SAMPLES
 
 
 @dataclass(frozen=True)

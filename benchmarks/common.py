@@ -19,7 +19,7 @@ TABLE = "table.md"
 SCHEMA = 1
 NOTHING = "n/a"
 """Stands for a figure that there is not."""
-_MORE_LIBRARIES = ("nncf", "onnxscript", "safetensors")
+_MORE_LIBRARIES = ("nncf", "onnxscript", "safetensors", "qonnx")
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

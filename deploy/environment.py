@@ -38,11 +38,21 @@ class GpuHeat(BaseModel):
     memory_clock_mhz: float | None
     temperature_c: float | None
     throttle_reasons: tuple[str, ...] | None
+    power_violation_ns: int | None = Field(
+        default=None, description="how long its power limit has held it below its clocks since the driver was loaded"
+    )
+    thermal_violation_ns: int | None = Field(default=None, description="the same of its heat")
 
     @property
     def held_back(self) -> bool:
-        """Whether it is known to run below the clocks that it was set to."""
+        """Whether it is known to run below the clocks that it was set to, at this very moment."""
         return bool(HOLDING_BACK & set(self.throttle_reasons or ()))
+
+    def held_back_until(self, later: GpuHeat) -> bool:
+        """Whether its counters tell that it was, between this moment and `later`."""
+        return _grew(self.power_violation_ns, later.power_violation_ns) or _grew(
+            self.thermal_violation_ns, later.thermal_violation_ns
+        )
 
 
 class Environment(BaseModel):
@@ -104,16 +114,24 @@ class Heat(BaseModel):
         """Read this machine; `root` is where `proc` and `sys` are found."""
         return cls.model_validate(read_heat(root))
 
-    def throttled_until(self, later: Heat) -> bool:
+    def throttled_until(self, later: Heat, *, gpus: bool) -> bool:
         """Whether the machine is known to have slowed itself down between this moment and `later`.
 
-        A count that has become smaller began anew when the machine was started in between.
+        `gpus`: whether its GPUs count, as they do where something of ours ran on one; all of them do then, because
+        which one it was is not known.
         """
-        before, after = self.throttle_events, later.throttle_events
-        if before is not None and after is not None and after > (before if after >= before else 0):
+        if self.held_back or later.held_back or _grew(self.throttle_events, later.throttle_events):
             return True
-        gpus = any(gpu.held_back for gpu in (*self.gpus, *later.gpus))
-        return bool(self.held_back or later.held_back or gpus)
+        if not gpus:
+            return False
+        if any(gpu.held_back for gpu in (*self.gpus, *later.gpus)):
+            return True
+        return any(before.held_back_until(after) for before, after in zip(self.gpus, later.gpus, strict=False))
+
+
+def _grew(before: int | None, after: int | None) -> bool:
+    """Whether a count that only grows did; one that has become smaller began anew in between."""
+    return before is not None and after is not None and after > (before if after >= before else 0)
 
 
 def machine_differences(a: Environment, b: Environment) -> tuple[str, ...]:

@@ -14,9 +14,6 @@ from deploy.engine import EngineSpec, Runtime
 from deploy.engines import SPEC_FILE, read_spec
 from deploy.engines.runtime_packages import package_of
 from deploy.engines.tensorrt_record import RECORD_FILE
-from deploy.torch_aot.package import Package
-
-_CUDA_TORCH = "a build of torch for CUDA"
 
 
 class Needed(BaseModel):
@@ -52,7 +49,7 @@ def footprint(folder: Path) -> Footprint:
     spec = read_spec(folder)
     files = {name: (folder / name).stat().st_size for name in (spec.artefact, SPEC_FILE, *_more_files(spec))}
     packages = tuple(_packages(package_of(spec.runtime)))
-    return Footprint(files=files, packages=packages, beside=_beside(spec, folder))
+    return Footprint(files=files, packages=packages, beside=_beside(spec))
 
 
 def _more_files(spec: EngineSpec) -> tuple[str, ...]:
@@ -62,13 +59,12 @@ def _more_files(spec: EngineSpec) -> tuple[str, ...]:
     return (spec.onnx,) if spec.runtime is Runtime.LITERT and spec.super_resolution is not None else ()
 
 
-def _beside(spec: EngineSpec, folder: Path) -> tuple[str, ...]:
-    if spec.runtime.compiles:
-        # torch holds the memory of its inputs and outputs.
-        return (f"an NVIDIA GPU of compute capability {spec.compute_capability} with its driver", _CUDA_TORCH)
-    if spec.runtime is Runtime.TORCH and Package.read(folder / spec.artefact).described.device == "cuda":
-        return ("an NVIDIA GPU with its driver", _CUDA_TORCH)
-    return ()
+def _beside(spec: EngineSpec) -> tuple[str, ...]:
+    if spec.compute_capability is None:
+        return ()
+    # On GPUs, torch holds the memory of the inputs and outputs of every runtime.
+    gpu = f"an NVIDIA GPU of compute capability {spec.compute_capability} with its driver"
+    return (gpu, "a build of torch for CUDA")
 
 
 def _packages(distribution: str) -> Iterator[Needed]:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from hw_profiles import DeviceProfile
+
+_ISA = re.compile(r"sm_(\d+)(\d)")
+
+
+def compute_capability(device: DeviceProfile) -> str | None:
+    """Compute capability of the device of a profile, such as 8.9; None where it is no NVIDIA GPU."""
+    found = _ISA.fullmatch(device.arch.isa or "")
+    return None if found is None else f"{found[1]}.{found[2]}"
 
 
 def gpu_here() -> str | None:
@@ -16,28 +27,31 @@ def gpu_here() -> str | None:
     return f"{major}.{minor}"
 
 
-def why_not_here(compute_capability: str | None, profile: str) -> str | None:
-    """Why an engine for this architecture cannot run on this machine, in words; None where it can."""
+def why_not_here(capability: str | None, profile: str) -> str | None:
+    """Why an engine for this compute capability cannot run on this machine, in words; None where it can."""
     here = gpu_here()
-    if here is not None and here == compute_capability:
+    if here is not None and here == capability:
         return None
-    needs = f"it needs an NVIDIA GPU of compute capability {compute_capability} ({profile})"
+    needs = f"it needs an NVIDIA GPU of compute capability {capability} ({profile})"
     if here is None:
         return f"{needs} and there is no GPU here that torch can use"
     return (
-        f"{needs} and the GPU here has {here}; rebuild it for this one: compress again with the --device that "
+        f"{needs} and the GPU here has {here}; for this one, compress with the --device that "
         "`bitwright devices --here` names"
     )
 
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Convolutions in fp32 keep all bits of their mantissa; torch's default on GPUs is 10 of them."""
+    """Convolutions and matrix products in fp32 keep all bits of their mantissa; TF32 has 10 of them.
+
+    By default torch lets convolutions use it on GPUs, and the process may have let products.
+    """
     import torch
 
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -17,9 +17,8 @@ from typing import Any
 from deploy.nvidia_gpus import read_gpus
 
 LIBRARIES = (
-    *("bitwright", "torch", "numpy", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt-rtx", "tensorrt"),
-    "qonnx",
-)
+    "bitwright", "torch", "numpy", "onnx", "onnxruntime", "openvino", "ai-edge-litert", "tensorrt-rtx", "tensorrt",
+)  # fmt: skip
 _AVX = ("fma", "f16c", "avx", "avx2", "avx_vnni", "avx_vnni_int8")
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16")
 _AMX = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16")
@@ -60,7 +59,11 @@ def read_machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `read_machine` decides speed, as it is compared: without load, clock and command."""
+    """What of `read_machine` decides speed, as it is compared: without load, clock and command.
+
+    GPUs are part of it whatever was measured, so that another driver or power limit of one makes another machine for
+    times of the processor as well.
+    """
     values = {name: value for name, value in machine.items() if name not in _PASSING}
     # A kernel reserves a little more or less memory at each boot.
     values["memory_bytes"] = f"{round(machine['memory_bytes'] / _GIB)} GiB"

@@ -61,6 +61,8 @@ def read_gpu_heat() -> list[dict[str, Any]]:
             "memory_clock_mhz": _told(nvml, nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_MEM),
             "temperature_c": _told(nvml, nvml.nvmlDeviceGetTemperature, gpu, nvml.NVML_TEMPERATURE_GPU),
             "throttle_reasons": _reasons(_told(nvml, nvml.nvmlDeviceGetCurrentClocksThrottleReasons, gpu)),
+            "power_violation_ns": _violation_ns(nvml, gpu, nvml.NVML_PERF_POLICY_POWER),
+            "thermal_violation_ns": _violation_ns(nvml, gpu, nvml.NVML_PERF_POLICY_THERMAL),
         }
         for gpu in gpus
     ]
@@ -72,6 +74,12 @@ def _told(nvml: Any, ask: Callable[..., Any], *arguments: Any) -> Any:
         return ask(*arguments)
     except nvml.NVMLError:
         return None
+
+
+def _violation_ns(nvml: Any, gpu: Any, policy: int) -> int | None:
+    """How long a policy has held a GPU below its clocks, in ns (`nvmlViolationTime_t`)."""
+    told = _told(nvml, nvml.nvmlDeviceGetViolationStatus, gpu, policy)
+    return None if told is None else int(told.violationTime)
 
 
 def _text(given: str | bytes | None) -> str | None:

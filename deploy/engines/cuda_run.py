@@ -5,19 +5,35 @@ Nothing of the GPU is changed for it: clocks and power limits stay what they are
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 
 Compute = Callable[[Any, int], Any]
 """Enqueues a network on the stream of a handle: from the input on the GPU to the output there, without waiting."""
 
 EAGER_RUNS = 3
 """Runs before a capture, in which a library allocates and chooses what it must not during one (torch's CUDA notes)."""
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """DeviceError with what to do where torch finds no memory on the GPU for `what`."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise no_memory(what) from error
+
+
+def no_memory(what: str) -> DeviceError:
+    """The error of a GPU that has no memory left for `what`."""
+    return DeviceError(f"the GPU has no memory left for {what}; end what else uses it, or run smaller inputs")
 
 
 class Cuda:
@@ -94,7 +110,15 @@ class CudaRun:
         self._enqueue: Callable[[], Any] = self._eager
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """The output, float32. UsageError where a graph is asked for and the network cannot be captured."""
+        """The output, float32.
+
+        UsageError where a graph is asked for and the network cannot be captured, DeviceError where the GPU has no
+        memory left.
+        """
+        with enough_memory(f"an input of {list(x.shape)}"):
+            return self._run(x)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
         began, copied, computed, ended = self._events
         with self._cuda.on(self._stream):
             if self._given is None or tuple(self._given.shape) != x.shape:
@@ -122,12 +146,15 @@ class CudaRun:
         return began.elapsed_time(copied), copied.elapsed_time(computed), computed.elapsed_time(ended)
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
-        self._given, self._source, self._made = self._cuda.on_host(shape), self._cuda.on_device(shape), None
+        # Only what could be prepared whole is taken for prepared by the next run.
+        self._given = self._made = None
+        given, self._source = self._cuda.on_host(shape), self._cuda.on_device(shape)
         self._enqueue = self._eager
         if self._graph:
-            self._given.numpy()[...] = 0.0
-            self._cuda.copy(self._source, self._given)
+            given.numpy()[...] = 0.0
+            self._cuda.copy(self._source, given)
             self._enqueue = self._captured()
+        self._given = given
 
     def _eager(self) -> Any:
         return self._compute(self._source, self._stream.cuda_stream)
@@ -139,7 +166,8 @@ class CudaRun:
         why = "it is not capturable for this shape"
         if self._capturable(self._stream.cuda_stream):
             try:
-                output, replay = self._cuda.capture(self._stream, self._eager)
+                with enough_memory("a CUDA graph of the network"):
+                    output, replay = self._cuda.capture(self._stream, self._eager)
             except RuntimeError as error:
                 why = (str(error).strip() or type(error).__name__).splitlines()[0]
             else:

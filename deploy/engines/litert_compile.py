@@ -10,7 +10,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import sha256_file, write_bytes
 from bitwright.foundation.progress import note
 from deploy.engine import EngineSpec, FloatPrecision, Runtime
-from deploy.engines.litert_nodes import executed_nodes
+from deploy.engines.litert_nodes import Executed, executed_nodes
 from deploy.engines.litert_session import LiteRtSession
 from deploy.engines.runtime_packages import runtime_version
 from deploy.tflite import compile_file
@@ -39,7 +39,8 @@ def compile_engine(
     shape = input_shape or usual_shape(onnx_path)
     content = compile_file(onnx_path, shape)
     session = LiteRtSession(content, 1, float_precision, name=onnx_path.name)
-    left = [node.kernel for node in executed_nodes(session.interpreter, {}) if not node.kernel.startswith("XNNPACK")]
+    nodes = executed_nodes(Executed.model_validate(session.executed()), {})
+    left = [node.kernel for node in nodes if not node.kernel.startswith("XNNPACK")]
     if left:
         kinds = ", ".join(sorted({kernel.rpartition(" ")[2] for kernel in left}))
         note(f"litert: XNNPACK does not run {len(left)} operators ({kinds}); slower kernels do")

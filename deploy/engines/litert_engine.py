@@ -14,7 +14,7 @@ import numpy as np
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode
 from deploy.engines.exported_graph import ExportedGraph
-from deploy.engines.litert_nodes import executed_nodes
+from deploy.engines.litert_nodes import Executed, executed_nodes
 from deploy.engines.litert_session import LiteRtSession
 from deploy.tflite import compile_file
 
@@ -47,7 +47,7 @@ class LiteRtEngine(Engine):
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The operators of the artefact, as the interpreter holds them after XNNPACK took over what it can."""
         exported = ExportedGraph.read(self.folder / self.spec.onnx)
-        return executed_nodes(self._own.interpreter, exported.nodes)
+        return executed_nodes(Executed.model_validate(self._own.executed()), exported.nodes)
 
     def _session(self, shape: tuple[int, ...]) -> LiteRtSession:
         """The network for a shape, compiled when it is first needed."""

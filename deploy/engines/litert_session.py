@@ -32,11 +32,11 @@ class LiteRtSession:
         module: Any = require("ai_edge_litert.interpreter", extra="edge")
         try:
             with _quiet():
-                self.interpreter: Any = module.Interpreter(model_content=content, num_threads=threads)
-                self.interpreter.allocate_tensors()
+                self._interpreter: Any = module.Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"LiteRT cannot load {name}: {reason(error)}") from error
-        given, made = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
+        given, made = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
         self._given, self._made = int(given["index"]), int(made["index"])
         self.shape: tuple[int, ...] = tuple(int(size) for size in given["shape"])
 
@@ -51,26 +51,30 @@ class LiteRtSession:
         if x.dtype != np.float32 or x.shape != self.shape:
             raise UsageError(f"LiteRT cannot run {x.dtype} {list(x.shape)}: the file takes float32 {list(self.shape)}")
         try:
-            self.interpreter.set_tensor(self._given, x)
-            self.interpreter.invoke()
+            self._interpreter.set_tensor(self._given, x)
+            self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"LiteRT cannot run {x.dtype} {list(x.shape)}: {reason(error)}") from error
-        output: np.ndarray = self.interpreter.get_tensor(self._made)
+        output: np.ndarray = self._interpreter.get_tensor(self._made)
         return output
 
-    def write_executed(self, path: Path) -> None:
-        """Write the operators that the runtime executes, and the tensors that they read and make, to `path` as JSON."""
+    def executed(self) -> dict[str, Any]:
+        """The operators that the runtime executes, and the tensors that they read and make: see `litert_nodes`."""
         operators: list[dict[str, object]] = []
         used: set[int] = set()
-        for found in self.interpreter._get_ops_details():
+        for found in self._interpreter._get_ops_details():
             ends = {side: [int(tensor) for tensor in found[side] if tensor >= 0] for side in ("inputs", "outputs")}
             operators.append({"index": int(found["index"]), "op_name": str(found["op_name"]), **ends})
             used.update(*ends.values())
         tensors = {}
         for tensor in sorted(used):
-            found = self.interpreter._get_tensor_details(tensor, 0)
+            found = self._interpreter._get_tensor_details(tensor, 0)
             tensors[tensor] = {"name": str(found["name"]), "dtype": np.dtype(found["dtype"]).name}
-        path.write_text(json.dumps({"operators": operators, "tensors": tensors}), encoding="utf-8")
+        return {"operators": operators, "tensors": tensors}
+
+    def write_executed(self, path: Path) -> None:
+        """Write what is executed to `path` as JSON."""
+        path.write_text(json.dumps(self.executed()), encoding="utf-8")
 
 
 def reason(error: Exception) -> str:

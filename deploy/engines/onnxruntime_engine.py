@@ -45,7 +45,7 @@ class OnnxRuntimeEngine(Engine):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimized.onnx"
             self._session.write_executed(path)
-            return self._nodes(onnx.load(path).graph)
+            return self._nodes(onnx.load(path, load_external_data=False).graph)
 
     def _nodes(self, graph: onnx.GraphProto) -> tuple[ExecutedNode, ...]:
         return nodes_of(graph, ExportedGraph.read(self.folder / self.spec.artefact))
@@ -58,7 +58,7 @@ class OnnxRuntimeEngine(Engine):
             for _ in range(warm_up + runs * blocks):
                 session.run(x)
             events = call_events(session.end_profiling(), warm_up + runs * blocks)
-            graph = onnx.load(path).graph
+            graph = onnx.load(path, load_external_data=False).graph
         nodes = {node.name: node for node in self._nodes(graph)}
         protos = {node.name or node.output[0]: node for node in graph.node}
         types = activations(graph, events)

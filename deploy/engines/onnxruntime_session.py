@@ -16,6 +16,10 @@ UNPLANNED = ("WeightBiasQuantization",)
 plan leaves in float to 8 bits, where its input and output are quantised."""
 
 
+_WEIGHT_BYTES = 1024
+"""From this size on a constant of an optimised graph is kept apart from it."""
+
+
 def session_options(threads: int) -> dict[str, str]:
     """The session options that decide speed."""
     options = {"intra_op_num_threads": str(threads), "graph_optimization_level": "all"}
@@ -37,7 +41,10 @@ class OnnxRuntimeSession:
         optimized: Path | None = None,
         events: Path | None = None,
     ) -> None:
-        """`optimized`: where the session writes its graph to, `events`: its profiler's file less a suffix."""
+        """`optimized`: where the session writes its graph to, `events`: its profiler's file less a suffix.
+
+        The weights of that graph go to a file beside it; they tell nothing of what is executed.
+        """
         if float_precision is not FloatPrecision.FP32:
             raise UsageError(
                 f"ONNX Runtime has no {float_precision} kernels on the CPU; use fp32, or the openvino runtime"
@@ -54,6 +61,9 @@ class OnnxRuntimeSession:
                 options.add_session_config_entry(key, value)
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+            weights = {"file_name": f"{optimized.name}.weights", "min_size_in_bytes": str(_WEIGHT_BYTES)}
+            for key, value in weights.items():
+                options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
         if events is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(events)

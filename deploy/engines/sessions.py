@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -32,9 +32,8 @@ def _onnxruntime(path: Path, threads: int, float_precision: FloatPrecision, shap
     return OnnxRuntimeSession(path, threads, float_precision)
 
 
-@runtime_checkable
 class TellsExecuted(Protocol):
-    """A session that can tell what its runtime has made of the network on this very machine."""
+    """A session of a runtime of `EXECUTED_SUFFIX`: it tells what that has made of the network on this very machine."""
 
     def write_executed(self, path: Path) -> None:
         """Write the executed graph to a file, in the runtime's own form."""
@@ -42,7 +41,7 @@ class TellsExecuted(Protocol):
 
 
 EXECUTED_SUFFIX = {Runtime.ONNXRUNTIME: ".onnx", Runtime.LITERT: ".json"}
-"""Of the files that `TellsExecuted.write_executed` writes, for the runtimes whose sessions have it."""
+"""The runtimes whose sessions have `write_executed`, and the suffix of the file that it writes."""
 
 SESSIONS: dict[Runtime, Callable[[Path, int, FloatPrecision, Shape | None], Session]] = {
     Runtime.ONNXRUNTIME: _onnxruntime,

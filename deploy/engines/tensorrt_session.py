@@ -14,14 +14,14 @@ import numpy as np
 
 from bitwright.foundation.caches import keep_cached, read_cached
 from bitwright.foundation.errors import DeviceError, UsageError
-from deploy.engines.cuda_run import Cuda, CudaRun
+from deploy.engines.cuda_run import Cuda, CudaRun, enough_memory, no_memory
 
 
 class TensorRtSession:
     """One engine and its execution context. `cache`: where TensorRT-RTX's runtime cache lies.
 
-    `cuda_graph`: replay the computation as a CUDA graph; kernels are then compiled for a shape before its capture.
-    UsageError where the package refuses the engine.
+    `cuda_graph`: replay the computation as a CUDA graph. UsageError where the package refuses the engine, DeviceError
+    where the GPU has no memory left for it.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class TensorRtSession:
     ) -> None:
         self._cuda = Cuda() if cuda is None else cuda
         self._cache = cache
-        # A buffer makes the CUDA context that engines are loaded into and a runtime cache is checked against.
-        self._bound: tuple[Any, Any] = (self._cuda.on_device((1,)), None)
+        # torch makes the CUDA context with its first buffer.
+        with enough_memory("the engine"):
+            self._bound: tuple[Any, Any] = (self._cuda.on_device((1,)), None)
         # Objects of TensorRT do not keep alive what they were made from.
         self._runtime = api.Runtime(api.Logger(api.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(engine)
@@ -39,7 +40,9 @@ class TensorRtSession:
         self._given, self._made = (self._engine.get_tensor_name(index) for index in range(2))
         self._kept: Any = None
         self._known = b""
-        self._context = self._created(api, cuda_graph)
+        self._context = self._created(api)
+        if self._context is None:
+            raise no_memory("the engine")
         capturable = getattr(self._context, "is_stream_capturable", None)
         self._run = CudaRun(
             self._enqueue, graph=cuda_graph, capturable=capturable or (lambda handle: True), cuda=self._cuda
@@ -58,8 +61,8 @@ class TensorRtSession:
         """See `CudaRun.stages_ms`."""
         return self._run.stages_ms()
 
-    def _created(self, api: ModuleType, cuda_graph: bool) -> Any:
-        """An execution context, in TensorRT-RTX with its runtime cache."""
+    def _created(self, api: ModuleType) -> Any:
+        """An execution context, in TensorRT-RTX with its runtime cache; None where the GPU has no memory for it."""
         if not hasattr(api, "IRuntimeCache"):
             return self._engine.create_execution_context()
         config = self._engine.create_runtime_config()
@@ -68,9 +71,9 @@ class TensorRtSession:
         if self._known:
             self._kept.deserialize(self._known)
         config.set_runtime_cache(self._kept)
-        if cuda_graph:
-            # Compiled in the background, as by default, they would come too late for a capture.
-            config.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
+        # By default, slower kernels run until those for a shape are compiled in the background: too late for the cache
+        # and for a capture, and some of the timed runs would be of either kind.
+        config.dynamic_shapes_kernel_specialization_strategy = api.DynamicShapesKernelSpecializationStrategy.EAGER
         return self._engine.create_execution_context(config)
 
     def _keep(self) -> None:

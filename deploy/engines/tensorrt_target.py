@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Runtime
-from deploy.gpu import gpu_here
+from deploy.gpu import compute_capability, why_not_here
 from hw_profiles import DeviceProfile
 
-_ISA = re.compile(r"sm_(\d+)(\d)")
 _FP8_FROM = (8, 9)
 _SPARSE = "sparse_2_4"
 
@@ -70,16 +68,9 @@ class GpuTarget(BaseModel):
                     f"it compiles for {listed}"
                 )
         else:
-            here = gpu_here()
-            if here != self.compute_capability:
-                found = "there is none here" if here is None else f"the GPU here has {here}"
+            reason = why_not_here(self.compute_capability, self.profile)
+            if reason is not None:
                 raise UsageError(
-                    f"{runtime} compiles on a GPU like the one it compiles for: {self.profile} has compute capability "
-                    f"{self.compute_capability} and {found}; build on that machine, or use the runtime tensorrt-rtx"
+                    f"{runtime} compiles an engine on a GPU like the one that it is for, so build it on such a machine "
+                    f"or use the runtime tensorrt-rtx: {reason}"
                 )
-
-
-def compute_capability(device: DeviceProfile) -> str | None:
-    """Compute capability of the device of a profile, such as 8.9; None where it is no NVIDIA GPU."""
-    found = _ISA.fullmatch(device.arch.isa or "")
-    return None if found is None else f"{found[1]}.{found[2]}"

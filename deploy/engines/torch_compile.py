@@ -8,7 +8,7 @@ from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import sha256_file
 from deploy.engine import EngineSpec, FloatPrecision, Runtime
 from deploy.engines.runtime_packages import runtime_version
-from deploy.engines.tensorrt_target import compute_capability
+from deploy.gpu import compute_capability
 from deploy.torch_aot.compile import compile_file
 from hw_profiles import DeviceProfile
 from workloads.super_resolution.format import SRFormat

@@ -11,7 +11,7 @@ from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode
 from deploy.engines.cuda_run import CudaRun
 from deploy.engines.torch_nodes import executed_nodes
-from deploy.gpu import without_tf32
+from deploy.gpu import why_not_here, without_tf32
 from deploy.torch_aot.package import MODEL, Package
 
 
@@ -30,7 +30,10 @@ class TorchEngine(Engine):
 
     def why_not_here(self) -> str | None:
         """A processor that lacks instructions that the code was compiled for, or no GPU like the one it is for."""
-        return self._package.why_not_here()
+        reason = self._package.why_not_here()
+        if reason is not None or self._package.described.device == "cpu":
+            return reason
+        return why_not_here(self.spec.compute_capability, self.spec.profile)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape.

@@ -13,7 +13,7 @@ from deploy.engine import ExecutedNode
 
 _CALL = re.compile(r"CHECK\(aoti_torch_(?:cpu|cuda)_(?P<kernel>\w+)\((?P<arguments>.*)\);")
 _TRITON = re.compile(r"^ *call_(?P<kernel>triton_\w+)\(")
-_LOOP = re.compile(r"^ {4}(?:kernels\.)?(?P<kernel>(?:cpp|triton)_\w+)\((?P<arguments>.*)\);")
+_LOOP = re.compile(r"^ {4}(?:kernels\.)?(?P<kernel>cpp_\w+)\((?P<arguments>.*)\);")
 _SIGNATURE = re.compile(r'extern "C"\s+void\s+(?P<kernel>cpp_\w+)\((?P<parameters>[^)]*)\)')
 _LAYER = re.compile(r"\blayer(\d+)_(?:bias|scale|weight)\b")
 _CONSTANT = re.compile(

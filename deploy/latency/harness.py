@@ -148,7 +148,8 @@ def measure(
         if energy_seconds:
             untimed = {name: subject.run_untimed for name, subject in by_name.items()}
             energy = Energy.model_validate(energy_pass(rails, untimed, energy_seconds))
-        noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, (heat_before, heat_after))
+        on_gpu = any(subject.samples.gpu_ms for subject in subjects)
+        noise = noise_of(foreign_before, foreign_during, gate.max_foreign_cores, (heat_before, heat_after), gpus=on_gpu)
         measurements = tuple(
             _finish(subject, threads, tuple(percentiles), noise, environment.fingerprint) for subject in subjects
         )

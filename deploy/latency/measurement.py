@@ -194,16 +194,17 @@ class Measurement(_Record):
 
 
 def noise_of(
-    foreign_before: float, foreign_during: float, max_foreign_cores: float, heats: Sequence[Heat]
+    foreign_before: float, foreign_during: float, max_foreign_cores: float, heats: Sequence[Heat], *, gpus: bool
 ) -> tuple[Noise, ...]:
     """What disturbed a measurement: more than `max_foreign_cores` busy with other work, or a clock held back.
 
-    `heats`: in order, when each of its sessions began, and when the last one ended.
+    `heats`: in order, when each of its sessions began, and when the last one ended. `gpus`: whether an engine ran on a
+    GPU.
     """
     found = {
         Noise.FOREIGN_LOAD_BEFORE: foreign_before > max_foreign_cores,
         Noise.FOREIGN_LOAD_DURING: foreign_during > max_foreign_cores,
-        Noise.THROTTLED: any(before.throttled_until(after) for before, after in pairwise(heats)),
+        Noise.THROTTLED: any(before.throttled_until(after, gpus=gpus) for before, after in pairwise(heats)),
     }
     return tuple(noise for noise, seen in found.items() if seen)
 

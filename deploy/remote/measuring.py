@@ -16,8 +16,8 @@ from bitwright.foundation.progress import current, note
 from deploy.remote import far_end
 from deploy.remote.manifest import Manifest
 from deploy.remote.printed_progress import parse_step
-from deploy.remote.results import LARGEST_BYTES
-from deploy.remote.sample_log import SAMPLES
+from deploy.remote.results import Results
+from deploy.remote.sample_log import LARGEST_BYTES, SAMPLES
 from deploy.remote.transport import Ended, Transport, printable
 
 _RESULTS = "results"
@@ -54,7 +54,8 @@ class FarBundle:
     def measure(self, target: Path) -> None:
         """Measure there, or go on with what was begun there, and write the samples to the file `target` here.
 
-        What the runtime was seen to execute there comes with it, in files beside it.
+        What the runtime was seen to execute there comes with it, in files beside it; one that cannot be had is told of
+        and left out.
 
         Raises DeviceError where the machine cannot be reached or the connection drops: the runner goes on there, and
         the next call takes up what it has measured. Errors of the runner come as they would here, with the machine's
@@ -77,14 +78,29 @@ class FarBundle:
             )
         self._require(ended, "the runner")
         self._fetch(SAMPLES, target)
+        told = Results.read(target).end.arms
         for arm in self.manifest.arms:
-            if arm.executed is not None:
-                self._fetch(arm.executed, target.parent / arm.executed)
+            if arm.executed is not None and arm.name in told and told[arm.name].executed is not None:
+                self._fetch_executed(arm.executed, target.parent / arm.executed)
 
     def _fetch(self, name: str, target: Path) -> None:
+        self._require(self._send(name, target), f"fetching {name}")
+
+    def _fetch_executed(self, name: str, target: Path) -> None:
+        """Fetch a file that no sample hangs on; where the connection drops, the next call fetches it."""
+        try:
+            ended = self._send(name, target)
+            reason = "" if ended.code == 0 else ended.last_error
+        except _TooMuchError as error:
+            reason = str(error)
+        if reason:
+            target.unlink()
+            note(f"warning: {self.transport.name}: fetching {name} failed ({reason}); what ran there is not audited")
+
+    def _send(self, name: str, target: Path) -> Ended:
+        """Let the other machine send one file of the results, into `target`."""
         with target.open("wb") as handle:
-            ended = self._do("send", f"{self.place}/{_RESULTS}/{name}", sink=_Limited(handle))
-        self._require(ended, f"fetching {name}")
+            return self._do("send", f"{self.place}/{_RESULTS}/{name}", sink=_Limited(handle))
 
     def remove(self) -> None:
         """Remove what lies there of this bundle, so that the next call measures anew."""
@@ -152,6 +168,10 @@ class _There(BaseModel):
     part_bytes: int = Field(ge=0)
 
 
+class _TooMuchError(DeviceError):
+    """Another machine sends more than it may."""
+
+
 class _Limited:
     """Takes what another machine sends, up to a limit; into a file, or into memory."""
 
@@ -163,7 +183,7 @@ class _Limited:
     def __call__(self, received: bytes) -> None:
         self._left -= len(received)
         if self._left < 0:
-            raise DeviceError("the other machine sends more than any runner writes; its answer was not taken")
+            raise _TooMuchError("the other machine sends more than any runner writes; its answer was not taken")
         if self._handle is None:
             self.content += received
         else:

@@ -79,7 +79,7 @@ class ArmEnd(_Record):
     peak_rss_bytes: int | None
     affinity: tuple[int, ...] | None
     output_difference: float = Field(ge=0)
-    executed: str | None = Field(default=None, description="SHA-256 of the file that tells what was executed")
+    executed: str | None = Field(default=None, description="SHA-256 of the file that tells what was executed, if any")
 
 
 class End(_Record):

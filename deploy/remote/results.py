@@ -16,9 +16,7 @@ from deploy.latency.measurement import measurement_of, noise_of
 from deploy.latency.rounds import MIN_ROUNDS, SETTLE_RUNS, Samples
 from deploy.remote.manifest import Manifest
 from deploy.remote.records import RECORDS, End, Head, Ready, Record, Round
-from deploy.remote.sample_log import SAMPLES
-
-LARGEST_BYTES = 1 << 28
+from deploy.remote.sample_log import LARGEST_BYTES, SAMPLES
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Results:
         foreign_during = sum(e.foreign_cores * e.seconds for e in ends) / max(sum(e.seconds for e in ends), 1e-9)
         quiet = protocol.gate.max_foreign_share * environment.logical_cores
         heats = [*(ready.heat for ready in starts), self.end.heat]
-        noise = noise_of(foreign_before, foreign_during, quiet, heats)
+        noise = noise_of(foreign_before, foreign_during, quiet, heats, gpus=False)
         samples = {arm.name: Samples(arm.name) for arm in manifest.arms}
         for record in self.rounds:
             for name, block in record.blocks.items():

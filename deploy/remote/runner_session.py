@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import BitwrightError, UsageError
 from bitwright.foundation.progress import note, track
 from deploy.heat import read_heat
 from deploy.latency.child_process import GOODBYE_SECONDS, ChildProcess, thread_environment
@@ -22,7 +22,7 @@ from deploy.latency.rounds import SETTLE_RUNS, Samples, run_rounds
 from deploy.machine import differences, read_machine
 from deploy.power_rails import energy_pass, require_rails
 from deploy.remote.archive import Archive
-from deploy.remote.sample_log import SCHEMA_VERSION, SampleLog
+from deploy.remote.sample_log import LARGEST_BYTES, SCHEMA_VERSION, SampleLog
 
 Values = dict[str, Any]
 
@@ -123,9 +123,24 @@ def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[
             if arm.get("executed"):
                 # Loading a network a second time takes memory and heat, so it comes after all that is measured.
                 file = folder / arm["executed"]
-                told[arm["name"]] |= arms[arm["name"]].worker.ask("executed", file=str(file))
-                file.replace(log.path.parent / file.name)
+                told[arm["name"]]["executed"] = _executed(arms[arm["name"]].worker, file, log.path.parent)
         log.end(ended)
+
+
+def _executed(worker: EngineWorker, file: Path, out: Path) -> str | None:
+    """Let a worker write what its runtime executes to `file`, and keep that in `out`; its SHA-256.
+
+    None, with a note, where that fails: no sample hangs on it.
+    """
+    try:
+        digest: str = worker.ask("executed", file=str(file))["executed"]
+        if file.stat().st_size > LARGEST_BYTES:
+            raise UsageError(f"it takes more than {LARGEST_BYTES >> 20} MiB")
+        file.replace(out / file.name)
+    except (BitwrightError, OSError) as error:
+        note(f"warning: what engine {worker.name!r} executes here is not kept: {' '.join(str(error).split())}")
+        return None
+    return digest
 
 
 def session_ends(log: SampleLog) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from deploy.latency.timing import TimedNetwork, process_memory, usable_cores
 from deploy.runtimes import FloatPrecision, Runtime
 
 if TYPE_CHECKING:
-    from deploy.engines.sessions import Session
+    from deploy.engines.sessions import Session, TellsExecuted
 
 Message = dict[str, Any]
 
@@ -28,21 +28,14 @@ class _Worker:
     """One engine, loaded by the first command."""
 
     def __init__(self) -> None:
-        self._network: TimedNetwork | None = None
-        self._session: Session | None = None
+        self._loaded: tuple[Session, TimedNetwork] | None = None
         self._x = np.empty(0, np.float32)
 
     @property
-    def network(self) -> TimedNetwork:
-        if self._network is None:
+    def loaded(self) -> tuple[Session, TimedNetwork]:
+        if self._loaded is None:
             raise VerificationError("no engine is loaded; send 'load' first")
-        return self._network
-
-    @property
-    def session(self) -> Session:
-        if self._session is None:
-            raise VerificationError("no engine is loaded; send 'load' first")
-        return self._session
+        return self._loaded
 
     def load(self, command: Message) -> Message:
         """Load the engine, read the input and run it once."""
@@ -61,25 +54,26 @@ class _Worker:
             shape=None if shape is None else tuple(shape),
         )
         loaded = time.perf_counter_ns()
-        self._session, self._x = session, np.ascontiguousarray(np.load(command["input"], allow_pickle=False))
-        self._network = TimedNetwork(session.run, self._x)
-        first = self._network.time(1)
+        self._x = np.ascontiguousarray(np.load(command["input"], allow_pickle=False))
+        network = TimedNetwork(session.run, self._x)
+        self._loaded = session, network
+        first = network.time(1)
         return {
             "import_ms": (imported - start) / 1e6,
             "load_ms": (loaded - imported) / 1e6,
             "rss_before_load_bytes": before,
             "first_ns": first.wall_ns[0],
-            "output_shape": list(self._network.output_shape or ()),
+            "output_shape": list(network.output_shape or ()),
         }
 
     def warm_up(self, command: Message) -> Message:
         """Run until steady."""
-        wall_ns, steady = self.network.warm_up(**command["policy"])
+        wall_ns, steady = self.loaded[1].warm_up(**command["policy"])
         return {"warm_ns": wall_ns, "steady": steady}
 
     def run(self, command: Message) -> Message:
         """Time one block."""
-        runs = self.network.time(command["count"], command["settle"])
+        runs = self.loaded[1].time(command["count"], command["settle"])
         return {"wall_ns": runs.wall_ns, "cpu_ns": runs.cpu_ns}
 
     def info(self, command: Message) -> Message:
@@ -87,16 +81,12 @@ class _Worker:
         # The peak is read first: comparing takes memory that the engine does not need.
         facts: Message = {"peak_rss_bytes": process_memory("VmHWM"), "affinity": usable_cores()}
         expected = np.load(command["output"], allow_pickle=False)
-        return facts | {"output_difference": _difference(self.session.run(self._x), expected)}
+        return facts | {"output_difference": _difference(self.loaded[0].run(self._x), expected)}
 
     def executed(self, command: Message) -> Message:
-        """Write what the runtime executes to a file; its hash."""
-        from deploy.engines.sessions import TellsExecuted
-
-        if not isinstance(self.session, TellsExecuted):
-            raise VerificationError("this runtime does not tell what it executes")
+        """Write what the runtime executes to a file; its hash. A bundle asks for it where the runtime tells it."""
         path = Path(command["file"])
-        self.session.write_executed(path)
+        cast("TellsExecuted", self.loaded[0]).write_executed(path)
         return {"executed": sha256_file(path)}
 
     def exit(self, command: Message) -> Message:

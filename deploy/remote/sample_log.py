@@ -19,6 +19,9 @@ from bitwright.foundation.files import explain_os_error
 SAMPLES = "samples.jsonl"
 SCHEMA_VERSION = 1
 
+LARGEST_BYTES = 1 << 28
+"""Of a log, and of a file beside it: more is neither written for a bundle nor taken from one."""
+
 Record = dict[str, Any]
 
 

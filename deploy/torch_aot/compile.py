@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
 from bitwright.foundation.files import write_bytes
-from deploy.gpu import gpu_here, without_tf32
+from deploy.gpu import why_not_here, without_tf32
 from deploy.runtimes import FloatPrecision
 from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import DESCRIPTION, Description, capabilities
@@ -68,8 +68,6 @@ def compile_file(
         smallest=_smallest(network, example),
         device=device,
         capabilities=capabilities(),
-        compute_capability=compute_capability,
-        profile=profile,
     )
     sizes = {i: dynamic for i, size in ((0, batch), (2, height), (3, width)) if size is None}
     options = {
@@ -97,17 +95,12 @@ def compile_file(
 
 def require_device(compute_capability: str | None, profile: str) -> None:
     """DeviceError where a GPU is asked for that is not here: AOTInductor compiles for the GPU that it finds."""
-    here = gpu_here()
-    if compute_capability in {None, here}:
-        return
-    if here is None:
-        found = f"torch {torch.__version__} finds no CUDA GPU here; build on such a machine, with a torch that has CUDA"
-    else:
-        found = f"the GPU here has {here}; build on such a machine, or give the --device that is here"
-    raise DeviceError(
-        f"torch compiles for the GPU of the machine that it runs on: {profile} has compute capability "
-        f"{compute_capability} and {found}"
-    )
+    reason = None if compute_capability is None else why_not_here(compute_capability, profile)
+    if reason is not None:
+        raise DeviceError(
+            "torch compiles an engine on a GPU like the one that it is for, so build it on such a machine with a torch "
+            f"that has CUDA: {reason}"
+        )
 
 
 def require_compiler() -> None:

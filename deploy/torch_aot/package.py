@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bitwright.foundation.errors import UsageError
-from deploy.gpu import why_not_here
 
 DESCRIPTION = "bitwright"
 """Key of our description in the metadata of a package."""
@@ -22,19 +21,18 @@ MODEL = "model"
 class Description(BaseModel):
     """What is known when a package is compiled. `layers`: names of the exported nodes, in the order of `layer{i}_`.
 
-    `compute_capability`: of the GPU that it was compiled for, null for a processor; `profile`: what asked for it.
-    `shape`: of the input, [N, C, H, W], null where a size may vary; `smallest`: least height and width.
+    `shape`: of the input, [N, C, H, W], null where a size may vary; `smallest`: least height and width. `device`: cpu
+    or cuda; which GPU it was compiled for stands in the stamp of the engine.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Packages of earlier versions tell of their GPU here as well.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     layers: tuple[str, ...]
     shape: tuple[int | None, int, int | None, int | None]
     smallest: tuple[int, int]
     device: str
     capabilities: tuple[str, ...]
-    compute_capability: str | None = None
-    profile: str = "any"
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether an input of this shape can be run; the code itself checks nothing."""
@@ -78,13 +76,11 @@ class Package:
         return Package(described, source)
 
     def why_not_here(self) -> str | None:
-        """Why its code cannot run on this machine, in words; None where it can."""
+        """Why its code cannot run on this machine's processor, in words; None where it can."""
         lacking = sorted(set(self.described.capabilities) - set(capabilities()))
         if lacking:
             return f"it was compiled for a processor with {', '.join(lacking)}, which this one lacks; build it here"
-        if self.described.device == "cpu":
-            return None
-        return why_not_here(self.described.compute_capability, self.described.profile)
+        return None
 
 
 def capabilities() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from bitwright.runs.upscale_engine import picture_format
 from bitwright.runs.upscale_tiles import choose
 from deploy.engine import EngineSpec, Runtime, ShapeRange
 from deploy.engines import SPEC_FILE, build_engine, read_spec
-from deploy.engines.tensorrt_target import gpu_here
+from deploy.gpu import gpu_here
 from hw_profiles import load_profile
 from tests.bitwright.job_helpers import command, tiny_network
 from tests.bitwright.upscale_helpers import Pooled, float_engine, int8_engine, photo, pixels, save, whole

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deploy.engine import FloatPrecision, Runtime
-from deploy.engines.litert_nodes import executed_nodes
+from deploy.engines.litert_nodes import Executed, executed_nodes
 from deploy.engines.litert_session import LiteRtSession
 from deploy.tflite import compile_file
 from deploy.torch_aot.network import OnnxNetwork
@@ -121,6 +121,6 @@ def first_precision(runtime: Runtime, path: Path, shape: tuple[int, ...]) -> str
     if runtime is Runtime.TORCH:
         return "int8" if "first" in OnnxNetwork(path, FloatPrecision.FP32).quantized else "fp32"
     session = LiteRtSession(compile_file(path, shape), 1, name="")
-    nodes = executed_nodes(session.interpreter, {"first": None})
+    nodes = executed_nodes(Executed.model_validate(session.executed()), {"first": None})
     (precision,) = [node.precision for node in nodes if "first" in node.origins]
     return precision

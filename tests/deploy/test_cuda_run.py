@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from deploy.engines.cuda_run import EAGER_RUNS, CudaRun
 from tests.deploy.fake_cuda import COPY_MS, Doubling, FakeCuda
 
@@ -64,6 +64,53 @@ def test_a_network_that_cannot_be_captured_is_told_in_one_line() -> None:
     assert "\n" not in str(caught.value)
     assert (network.enqueued, asked) == (EAGER_RUNS, [2])
     np.testing.assert_array_equal(CudaRun(network, capturable=never, cuda=cuda).run(x), x * 2)
+
+
+def test_a_shape_that_was_refused_is_refused_again() -> None:
+    cuda, answers = FakeCuda(), [True, False, False, True]
+    run = CudaRun(Doubling(cuda), graph=True, capturable=lambda handle: answers.pop(0), cuda=cuda)
+    good, refused = pictures(1, 1, 1, 2, 2)[0], pictures(1, 1, 1, 3, 2)[0]
+    run.run(good)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="it is not capturable for this shape"):
+            run.run(refused)
+    np.testing.assert_array_equal(run.run(good), good * 2)
+    assert answers == []
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("buffers", [0, 1, 2])
+def test_a_gpu_without_memory_is_told_with_what_to_do(graph: bool, buffers: int) -> None:
+    class Full(FakeCuda):
+        """Has memory for so many buffers."""
+
+        left = buffers
+
+        def on_device(self, shape: tuple[int, ...]) -> torch.Tensor:
+            self.left -= 1
+            if self.left < 0:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+            return super().on_device(shape)
+
+    cuda, x = Full(), pictures(1, 1, 1, 2, 2)[0]
+    run = CudaRun(Doubling(cuda), graph=graph, cuda=cuda)
+    if buffers == 2 and not graph:
+        run.run(x)
+    else:
+        with pytest.raises(DeviceError, match=r"no memory left for an input of \[1, 1, 2, 2\]; end what else uses it"):
+            run.run(x)
+    cuda.left = 100
+    np.testing.assert_array_equal(run.run(x), x * 2)
+
+
+def test_a_gpu_without_memory_for_a_graph_is_no_network_that_cannot_be_captured() -> None:
+    class Full(FakeCuda):
+        def capture(self, stream: Any, enqueue: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    cuda = Full()
+    with pytest.raises(DeviceError, match="no memory left for a CUDA graph of the network"):
+        CudaRun(Doubling(cuda), graph=True, cuda=cuda).run(pictures(1, 1, 1, 2, 2)[0])
 
 
 @needs_gpu

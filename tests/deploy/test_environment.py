@@ -169,18 +169,40 @@ def test_a_machine_that_slows_itself_down_is_told(machine: Path) -> None:
     before = Heat.record(machine)
     assert before.throttle_events == 6
     assert before.held_back is False
-    assert not before.throttled_until(Heat.record(machine))
+    assert not before.throttled_until(Heat.record(machine), gpus=False)
     write(cpu / "cpu1/thermal_throttle/core_throttle_count", "4")
-    assert before.throttled_until(Heat.record(machine))
+    assert before.throttled_until(Heat.record(machine), gpus=False)
     quiet = Heat.record(machine)
     write(machine / "sys/devices/platform/soc/soc:firmware/get_throttled", "50000")
-    assert not quiet.throttled_until(Heat.record(machine)), "bits above 3 tell of the past"
+    assert not quiet.throttled_until(Heat.record(machine), gpus=False), "bits above 3 tell of the past"
     write(machine / "sys/devices/platform/soc/soc:firmware/get_throttled", "50004")
-    assert quiet.throttled_until(Heat.record(machine))
+    assert quiet.throttled_until(Heat.record(machine), gpus=False)
     write(cpu / "cpu0/cpufreq/cpuinfo_max_freq", "3000000")
     write(cpu / "cpu0/cpufreq/scaling_max_freq", "2000000")
     (machine / "sys/devices/platform/soc/soc:firmware/get_throttled").unlink()
     assert Heat.record(machine).held_back is True
+
+
+def test_a_gpu_that_was_held_back_counts_where_something_ran_on_it(machine: Path) -> None:
+    told = {"clock_mhz": 1.0, "memory_clock_mhz": 1.0, "temperature_c": 60.0, "throttle_reasons": ("idle",)}
+    idle = Heat.record(machine).model_dump() | {"gpus": [told]}
+
+    def heat(**changed: object) -> Heat:
+        return Heat.model_validate({**idle, "gpus": [told | changed]})
+
+    old = Heat.model_validate(idle)
+    assert not old.throttled_until(heat(power_violation_ns=5), gpus=True), "records of before tell no counts"
+    before = heat(power_violation_ns=5, thermal_violation_ns=9)
+    for after, seen in (
+        (before, False),
+        (heat(power_violation_ns=6, thermal_violation_ns=9), True),
+        (heat(power_violation_ns=5, thermal_violation_ns=10), True),
+        (heat(power_violation_ns=0, thermal_violation_ns=0), False),
+        (heat(power_violation_ns=1, thermal_violation_ns=0), True),
+        (heat(throttle_reasons=("power cap",)), True),
+    ):
+        assert before.throttled_until(after, gpus=True) is seen
+        assert before.throttled_until(after, gpus=False) is False
 
 
 def test_an_emulator_in_user_space_is_seen_and_tells_two_machines_apart(machine: Path) -> None:

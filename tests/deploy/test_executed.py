@@ -57,12 +57,12 @@ def test_what_a_machine_executes_in_float_is_named(
     file = tmp_path / "other"
     original = results.executed(bundle.manifest)["engine"]
     if original.suffix == ".onnx":
-        graph = onnx.load(original)
+        graph = onnx.load(original, load_external_data=False)
         node = next(n for n in graph.graph.node if n.op_type == "QLinearConv")
         node.op_type, node.domain = "FusedConv", "com.microsoft"
         kept = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
         graph.graph.value_info.append(kept)
-        onnx.save(graph, file)
+        file.write_bytes(graph.SerializeToString())
     else:
         told = json.loads(original.read_text())
         convolution = next(o for o in told["operators"] if o["op_name"] == "CONV_2D")
@@ -72,6 +72,25 @@ def test_what_a_machine_executes_in_float_is_named(
     found = audit_of(file, bundle, quantized_file, model)
     # In LiteRT, the operator that reads what is made in float then has an input of each kind.
     assert {m.executed for m in found.mismatches} - {"int8+fp32"} == {"fp32"}
+
+
+def of_unknown_type(original: Path) -> bytes:
+    """What a machine tells, with a type that is none."""
+    if original.suffix == ".json":
+        return original.read_bytes().replace(b'"int8"', b'"int7"')
+    graph = onnx.load(original, load_external_data=False)
+    first = next(node for node in graph.graph.node if node.op_type == "QuantizeLinear")
+    graph.graph.value_info.append(onnx.helper.make_tensor_value_info(first.output[0], 999, None))
+    return graph.SerializeToString()
+
+
+def test_weights_do_not_travel(bundle: Bundle, results: Results, quantized_file: Path) -> None:
+    (file,) = results.executed(bundle.manifest).values()
+    assert sorted(path.name for path in file.parent.iterdir()) == sorted(["lock", "samples.jsonl", file.name])
+    if file.suffix == ".onnx":
+        initializers = onnx.load(file, load_external_data=False).graph.initializer
+        assert max(len(tensor.raw_data) for tensor in initializers) < 1024
+        assert any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in initializers)
 
 
 def test_a_file_that_was_changed_or_is_none_is_refused(
@@ -84,7 +103,11 @@ def test_a_file_that_was_changed_or_is_none_is_refused(
     (copied / name).write_bytes(b"\xffno graph")
     with pytest.raises(UsageError, match=f"{name} is not as its runner wrote it"):
         Results.read(copied).executed(bundle.manifest)
-    with pytest.raises(UsageError, match=r"is no graph of ONNX Runtime|does not tell what LiteRT executes"):
+    no_graph = r"is no graph of ONNX Runtime|does not tell what LiteRT executes"
+    with pytest.raises(UsageError, match=no_graph):
+        audit_of(copied / name, bundle, quantized_file, model)
+    (copied / name).write_bytes(of_unknown_type(results.executed(bundle.manifest)["engine"]))
+    with pytest.raises(UsageError, match=no_graph):
         audit_of(copied / name, bundle, quantized_file, model)
     (copied / name).unlink()
     assert Results.read(copied).executed(bundle.manifest) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pytest
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Runtime
-from deploy.engines import SPEC_FILE, build_engine
+from deploy.engines import SPEC_FILE, build_engine, read_spec
 from deploy.footprint import footprint
-from deploy.torch_aot.package import Package
 from hw_profiles import load_profile
 from tests.deploy.runtimes import NO_COMPILER
 from workloads.super_resolution.format import Color, SRFormat
@@ -53,17 +51,12 @@ def test_torch_needs_a_gpu_where_its_package_is_for_one(float_file: Path, tmp_pa
     found = footprint(tmp_path)
     assert set(found.files) == {"float.pt2", SPEC_FILE}
     assert (found.packages[0].name, found.beside) == ("torch", ())
-    # Code for a GPU cannot be compiled here: the same package, described as the compiler describes one.
-    package = tmp_path / "float.pt2"
-    with zipfile.ZipFile(package) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(package, "w") as archive:
-        for name, content in contents.items():
-            if name.endswith("wrapper_metadata.json"):
-                content = content.replace(rb"\"device\":\"cpu\"", rb"\"device\":\"cuda\"")
-            archive.writestr(name, content)
-    assert Package.read(package).described.device == "cuda"
-    assert footprint(tmp_path).beside == ("an NVIDIA GPU with its driver", "a build of torch for CUDA")
+    # Code for a GPU cannot be compiled here: the stamp of an engine for one.
+    stamp = read_spec(tmp_path).model_copy(update={"compute_capability": "8.9"})
+    (tmp_path / SPEC_FILE).write_text(stamp.model_dump_json())
+    assert footprint(tmp_path).beside == (
+        "an NVIDIA GPU of compute capability 8.9 with its driver", "a build of torch for CUDA"
+    )  # fmt: skip
 
 
 def test_tensorrt_needs_its_record_and_a_gpu(float_file: Path, tmp_path: Path) -> None:

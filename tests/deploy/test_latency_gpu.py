@@ -9,7 +9,8 @@ import pytest
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.reporting import _stats
-from deploy.latency import Measurement
+from deploy import environment
+from deploy.latency import Measurement, Noise
 from tests.deploy.fake_cuda import COPY_MS
 from tests.deploy.test_latency_harness import loaders, quick, spin
 
@@ -44,6 +45,22 @@ def test_stages_are_kept_for_each_run_and_only_of_engines_on_a_gpu(
     lost["gpu"]["to_host_ms"] = lost["gpu"]["to_host_ms"][1:]
     with pytest.raises(ValueError, match="stages on the GPU and samples_ms differ in length"):
         Measurement.model_validate(lost)
+
+
+def test_a_gpu_that_is_held_back_disturbs_only_sessions_with_an_engine_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    gpu = {"clock_mhz": 900.0, "memory_clock_mhz": 1.0, "temperature_c": 80.0, "throttle_reasons": ["power cap"]}
+    machine = {"clock_mhz": None, "temperature_c": None, "throttle_events": None, "held_back": None, "gpus": [gpu]}
+    monkeypatch.setattr(environment, "read_heat", lambda root: machine)
+    cpu = spin(tmp_path, "cpu", 0.2)
+    alone = quick([cpu])
+    assert alone.heat_after is not None
+    assert alone.heat_after.gpus[0].held_back
+    assert Noise.THROTTLED not in alone.measurement("cpu").noise
+    both = quick([cpu, spin(tmp_path, "gpu", 0.2, loader="load_gpu")])
+    assert all(Noise.THROTTLED in measurement.noise for measurement in both.measurements)
 
 
 def test_a_graph_of_an_engine_on_the_processor_is_refused(tmp_path: Path) -> None:

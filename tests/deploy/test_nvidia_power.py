@@ -40,6 +40,13 @@ int nvmlDeviceGetMaxClockInfo(void *gpu, unsigned kind, unsigned *mhz) { *mhz = 
 int nvmlDeviceGetClockInfo(void *gpu, unsigned kind, unsigned *mhz) { *mhz = kind == 1 ? 1755 : 2600; return 0; }
 int nvmlDeviceGetEnforcedPowerLimit(void *gpu, unsigned *mw) { *mw = 700000; return 0; }
 int nvmlDeviceGetTemperature(void *gpu, unsigned sensor, unsigned *c) { *c = 61; return (long)gpu == 1 ? 0 : 3; }
+struct Violation { unsigned long long reference, violation; };
+int nvmlDeviceGetViolationStatus(void *gpu, int policy, Violation *told) {
+  static unsigned long long power = 0;
+  if ((long)gpu == 3) return 3;
+  told->violation = policy == 1 ? 40 : (long)gpu == 2 ? power += 1000 : 7;
+  return 0;
+}
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *gpu, unsigned long long *bits) {
   *bits = (long)gpu == 1 ? 0x44 : 0x3;
   return (long)gpu == 3 ? 3 : 0;
@@ -54,10 +61,13 @@ TELL = "from deploy.power_rails import find_rails; print([(r.name, r.counts, r.r
 MACHINE = """
 import json
 from deploy.environment import Environment, Heat
-environment, heat = Environment.record(), Heat.record()
+environment, heat, later = Environment.record(), Heat.record(), Heat.record()
+one, two = (Heat.model_validate({**h.model_dump(), "held_back": None, "gpus": h.gpus[1:]}) for h in (heat, later))
 print(json.dumps({
     "gpus": [gpu.model_dump() for gpu in environment.gpus], "heat": [gpu.model_dump() for gpu in heat.gpus],
-    "throttled": heat.throttled_until(heat), "fingerprint": environment.fingerprint,
+    "by_bits": heat.throttled_until(heat, gpus=True), "fingerprint": environment.fingerprint,
+    "by_counters": [one.throttled_until(h, gpus=True) for h in (one, two)],
+    "without_gpus": one.throttled_until(two, gpus=False),
     "without": environment.model_copy(update={"gpus": ()}).fingerprint,
 }))
 """
@@ -93,13 +103,17 @@ def test_gpus_and_their_clocks_are_recorded_and_what_they_do_not_tell_is_none(tm
     found = json.loads(told(compiled(tmp_path), MACHINE))
     card = {"driver": "580.1", "compute_capability": "9.0", "max_clock_mhz": 1980.0, "power_limit_w": 700.0}
     assert found["gpus"] == [{"name": f"Card {number}", **card} for number in (1, 2, 3)]
+    names = ("temperature_c", "throttle_reasons", "power_violation_ns", "thermal_violation_ns")
+    cards = (
+        (61.0, ["power cap", "thermal slowdown by hardware"], 7, 40),
+        (None, ["idle", "application clocks"], 1000, 40),
+        (None, None, None, None),
+    )
     clocks = {"clock_mhz": 1755.0, "memory_clock_mhz": 2600.0}
-    assert found["heat"] == [
-        {**clocks, "temperature_c": 61.0, "throttle_reasons": ["power cap", "thermal slowdown by hardware"]},
-        {**clocks, "temperature_c": None, "throttle_reasons": ["idle", "application clocks"]},
-        {**clocks, "temperature_c": None, "throttle_reasons": None},
-    ]
-    assert found["throttled"] is True
+    assert found["heat"] == [clocks | dict(zip(names, card, strict=True)) for card in cards]
+    assert found["by_bits"] is True
+    assert found["by_counters"] == [False, True], "the second card was held back between two readings, not at either"
+    assert found["without_gpus"] is False
     assert found["fingerprint"] != found["without"]
 
 

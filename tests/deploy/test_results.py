@@ -193,3 +193,17 @@ def test_a_throttled_machine_and_a_busy_one_are_stamped(samples: Path, bundle: B
     assert Noise.FOREIGN_LOAD_DURING not in noise
     assert result.heat_after is not None
     assert result.heat_after.throttle_events == 4
+
+
+def test_a_gpu_that_is_held_back_does_not_disturb_engines_on_the_processor(
+    samples: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    records = records_of(samples)
+    gpu = {"clock_mhz": 900.0, "memory_clock_mhz": 1.0, "temperature_c": 80.0, "throttle_reasons": ["power cap"]}
+    quiet = {"throttle_events": None, "held_back": None, "gpus": [gpu]}
+    for record in (records[1], records[-1]):
+        record["heat"] |= quiet
+    result = Results.read(sealed(tmp_path / "x.jsonl", records)).comparison(bundle.manifest)
+    assert result.heat_after is not None
+    assert result.heat_after.gpus[0].held_back
+    assert all(Noise.THROTTLED not in measurement.noise for measurement in result.measurements)

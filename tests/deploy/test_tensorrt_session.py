@@ -24,6 +24,7 @@ class Context:
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
         self.works = True
+        self.compiled = lambda: None
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "x"
@@ -38,6 +39,7 @@ class Context:
         self._addresses[name] = address
 
     def execute_async_v3(self, handle: int) -> bool:
+        self.compiled()
         source, target = (self._buffers[self._addresses[name]] for name in "xy")
         self._cuda.streams[handle].launch(lambda: target.copy_(source * 2), 1.0)
         return self.works
@@ -57,7 +59,7 @@ class Buffers(FakeCuda):
 
 
 class Cache:
-    """A runtime cache: takes only what its own version wrote, and holds a kernel more after the first run."""
+    """A runtime cache: takes only what its own version wrote, and holds the kernels that were compiled by now."""
 
     def __init__(self) -> None:
         self.content = b"v1:"
@@ -68,9 +70,11 @@ class Cache:
         self.content = blob
         return True
 
+    def add(self, kernel: bytes) -> None:
+        if kernel not in self.content:
+            self.content += kernel
+
     def serialize(self) -> bytes:
-        if b"kernel" not in self.content:
-            self.content += b"kernel"
         return self.content
 
 
@@ -82,6 +86,7 @@ class Module(SimpleNamespace):
         self.context = Context(cuda, cuda.by_address)
         self.caches: list[Cache] = []
         self.configs: list[Any] = []
+        self.has_memory = True
 
         class Logger(SimpleNamespace):
             ERROR = 1
@@ -95,6 +100,12 @@ class Module(SimpleNamespace):
             self.IRuntimeCache = Cache
             self.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
             self.context.is_stream_capturable = lambda handle: self.configs[-1].specialises == "eager"
+            self.context.compiled = self._compiled
+
+    def _compiled(self) -> None:
+        """A run: LAZY compiles the kernel for its shape in the background, which takes longer than these tests."""
+        if self.configs[-1].specialises == "eager":
+            self.caches[-1].add(b"kernel")
 
     def _engine(self, content: bytes) -> Any:
         if content != b"engine":
@@ -102,7 +113,7 @@ class Module(SimpleNamespace):
         return SimpleNamespace(
             get_tensor_name=lambda index: "xy"[index],
             create_runtime_config=self._config,
-            create_execution_context=lambda config=None: self.context,
+            create_execution_context=lambda config=None: self.context if self.has_memory else None,
         )
 
     def _config(self) -> Any:
@@ -162,6 +173,15 @@ def test_kernels_that_were_compiled_once_are_kept_for_the_next_process(tmp_path:
     cache.write_bytes(b"v0:of another driver")
     TensorRtSession(module, b"engine", cache=cache, cuda=cuda).run(X)
     assert cache.read_bytes() == b"v1:kernel"
+
+
+@pytest.mark.parametrize("rtx", [False, True])
+def test_a_gpu_without_memory_for_an_engine_is_told(rtx: bool, tmp_path: Path) -> None:
+    cuda = Buffers()
+    module = Module(cuda, rtx=rtx)
+    module.has_memory = False
+    with pytest.raises(DeviceError, match="the GPU has no memory left for the engine; end what else uses it"):
+        TensorRtSession(module, b"engine", cache=tmp_path / "c", cuda=cuda)
 
 
 def test_without_a_folder_for_caches_it_runs_all_the_same(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from bitwright.foundation.errors import UsageError
 from compress.compressed import CompressedModel
 from compress.plan import Placement
 from compress.quantizers import Granularity, QuantFormat
+from deploy import gpu as gpu_module
 from deploy.audit import audit
 from deploy.engine import Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine
-from deploy.engines import tensorrt_target as target_module
 from deploy.onnx_export import export_quantized
 from hw_profiles import load_profile
 from tests.deploy.fake_tensorrt import fake_tensorrt
@@ -40,7 +40,7 @@ def file(model: CompressedModel, inputs: Tensor, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a GPU of 8.9 and a home of its own."""
-    monkeypatch.setattr(target_module, "gpu_here", lambda: "8.9")
+    monkeypatch.setattr(gpu_module, "gpu_here", lambda: "8.9")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
 
 
@@ -94,8 +94,9 @@ def test_a_gpu_that_is_not_the_one_to_build_for_is_named(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, "11.3.0")
-    for here, found in (("8.6", "the GPU here has 8.6"), (None, "there is none here")):
-        monkeypatch.setattr(target_module, "gpu_here", lambda here=here: here)
-        with pytest.raises(UsageError, match=rf"rtx-4090 has compute capability 8\.9 and {found}; build on that"):
+    for here, found in (("8.6", "the GPU here has 8.6; for this"), (None, "there is no GPU here that torch can use")):
+        monkeypatch.setattr(gpu_module, "gpu_here", lambda here=here: here)
+        told = rf"build it on such a machine or use .* tensorrt-rtx: it needs .* 8\.9 \(rtx-4090\) and {found}"
+        with pytest.raises(UsageError, match=told):
             build(file, tmp_path / "engine")
     assert not (tmp_path / "engine").exists()

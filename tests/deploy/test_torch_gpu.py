@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from deploy.audit import audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import SPEC_FILE, build_engine, load_engine, read_spec
 from deploy.engines.torch_nodes import executed_nodes
-from deploy.gpu import gpu_here
+from deploy.gpu import gpu_here, without_tf32
 from deploy.onnx_export import export_quantized
 from hw_profiles import DeviceProfile, load_profile
 from tests.deploy.runtimes import NO_COMPILER
@@ -75,10 +76,10 @@ def test_compiling_takes_the_very_gpu(float_onnx, tmp_path: Path, monkeypatch: p
         return str(caught.value)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "h100-sxm has compute capability 9.0 and torch" in refusal()
-    assert "finds no CUDA GPU here; build on such a machine, with a torch that has CUDA" in refusal()
+    assert "so build it on such a machine with a torch that has CUDA: it needs" in refusal()
+    assert "9.0 (h100-sxm) and there is no GPU here that torch can use" in refusal()
     with_gpu(monkeypatch, 8, 9)
-    assert "9.0 and the GPU here has 8.9; build on such a machine, or give the --device that is here" in refusal()
+    assert "9.0 (h100-sxm) and the GPU here has 8.9; for this one, compress with the --device that" in refusal()
     assert not (tmp_path / "e").exists()
 
 
@@ -97,13 +98,14 @@ def test_a_package_for_another_gpu_is_refused_with_what_to_rebuild(
     folder = tmp_path / "e"
     build_engine(path, folder, runtime=TORCH, profile="any")
     package = folder / read_spec(folder).artefact
-    retold(package, device="cuda", compute_capability="9.0", profile="h100-sxm")
+    retold(package, device="cuda", profile="as earlier versions wrote it")
     stamp = json.loads((folder / SPEC_FILE).read_text())
     stamp["artefact_sha256"] = hashlib.sha256(package.read_bytes()).hexdigest()
+    stamp |= {"compute_capability": "9.0", "profile": "h100-sxm"}
     (folder / SPEC_FILE).write_text(json.dumps(stamp))
     x = np.zeros((1, 3, 24, 32), np.float32)
     with_gpu(monkeypatch, 8, 9)
-    with pytest.raises(DeviceError, match=r"9\.0 \(h100-sxm\) and the GPU here has 8\.9; rebuild it for this one: "):
+    with pytest.raises(DeviceError, match=r"9\.0 \(h100-sxm\) and the GPU here has 8\.9; for this one, "):
         load_engine(folder, 1).run(x)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=r"9\.0 \(h100-sxm\) and there is no GPU here that torch can use"):
@@ -147,6 +149,29 @@ def test_layers_are_found_in_source_for_a_gpu_where_triton_adds_their_biases() -
         ("triton_poi_fused_relu_0", "Loop", "unknown"),
         ("tail", "Convolution", "fp16"),
     ]
+
+
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.fixture(params=[(True, False), (False, True)])
+def allowed(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    before = tf32()
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_what_runs_without_tf32_leaves_it_as_it_was(allowed: tuple[bool, bool]) -> None:
+    def fails() -> None:
+        with without_tf32():
+            assert tf32() == (False, False)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert tf32() == allowed
 
 
 def device_here() -> DeviceProfile:

@@ -64,17 +64,23 @@ def baseline_files(run: Path) -> tuple[str, ...]:
     return engine_files(run, FLOAT)
 
 
-def renew_baseline(job: Job) -> None:
-    """Build the baseline's engine again where it was built with another version of its runtime.
+def renew_baseline(job: Job, judged: str) -> None:
+    """Build the baseline's engine again where it was built for another runtime, or with another version of it.
 
-    A run may be trained on one machine and go on on another; of what it holds, only engines depend on versions.
+    A run may be trained on one machine and go on on another; of what it holds, only engines depend on versions. Of
+    another runtime, what the stage `judged` says of the baseline is found out again too.
     """
-    spec = read_spec(job.float_onnx.parent)
-    installed = runtime_version(spec.runtime)
-    if spec.runtime_version != installed:
-        note(f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {installed}")
-        _build_baseline(job)
-        job.run.renew_stage(FIRST_STAGE, baseline_files(job.run.path))
+    spec, runtime = read_spec(job.float_onnx.parent), baseline_runtime(job.profile, job.runtime)
+    installed = runtime_version(runtime)
+    if (spec.runtime, spec.runtime_version) == (runtime, installed):
+        return
+    note(
+        f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {runtime} {installed}"
+    )
+    _build_baseline(job)
+    if spec.runtime is not runtime:
+        job.run.journal.drop(judged)
+    job.run.renew_stage(FIRST_STAGE, baseline_files(job.run.path))
 
 
 def _build_baseline(job: Job) -> None:

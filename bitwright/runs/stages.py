@@ -126,7 +126,10 @@ def nearest(job: Job) -> None:
     reference = job.evaluate(job.original)
     drop = reference - job.evaluate(model.simulate())
     precision, unit = job.request.precision, job.loaded.workload.unit
-    note(f"{precision.stored}, rounded {precision.rounded}: drop {drop:.3f} {unit} on held-out samples")
+    if precision.is_float:
+        note(f"{precision}: nothing is quantised; what it costs is measured on the engine")
+    else:
+        note(f"{precision.stored}, rounded {precision.rounded}: drop {drop:.3f} {unit} on held-out samples")
     job.run.finish_stage("nearest", [BALANCED, NEAREST], {**values, "float_quality": reference, "drop": drop})
 
 
@@ -140,8 +143,10 @@ def reconstructed(job: Job) -> None:
     before = float(job.run.values("nearest")["drop"])
     allowed = allowed_drop(job)
     if job.request.precision is not Precision.INT8:
-        why = f"{job.request.precision} is rounded {job.request.precision.rounded}"
-        note(f"{why}: no reconstruction")
+        precision = job.request.precision
+        why = "nothing is quantised" if precision.is_float else f"{precision} is rounded {precision.rounded}"
+        if not precision.is_float:
+            note(f"{why}: no reconstruction")
         values = {"drop": before, "skipped": why, "model": NEAREST}
         job.run.finish_stage("reconstructed", [], values)
         return

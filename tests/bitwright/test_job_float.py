@@ -57,6 +57,10 @@ def test_every_layer_in_bf16_on_a_processor(
     assert {(layer["weight_bits"], layer["act_bits"]) for layer in report["layers"]} == {(16, 16)}
     assert report["runtime"]["float_precision"] == "bf16"
     assert 0 < abs(report["quality"]["drop"]) < 0.5
+    assert "bf16: nothing is quantised; what it costs is measured on the engine" in ended.err
+    assert "rounded" not in ended.err
+    step = {"step": 0, "quantized_layers": 0, "drop_db": None, "note": "nothing quantised, all layers in bf16"}
+    assert report["plan_search"] == [{**step, "chosen": True}]
     assert report["latency"]["baseline"] == "ONNX Runtime fp32"
     assert report["latency"]["engine"]["gpu"] is None
     assert "all 3 layers executed in bf16" in (run / "report.html").read_text()

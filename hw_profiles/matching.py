@@ -15,7 +15,7 @@ from hw_profiles.terms import DeviceKind
 
 @dataclass(frozen=True)
 class RuntimeMatch:
-    """One runtime of a profile on this machine. `version` None: not installed; `in_range`: the profile accepts it."""
+    """One runtime of a profile on this machine. `version` None: not installed; `in_range`: `takes` it."""
 
     engine: str
     version: str | None
@@ -36,6 +36,17 @@ class HostMatch:
     def usable(self) -> tuple[RuntimeMatch, ...]:
         """Runtimes that are installed in a version that the profile accepts."""
         return tuple(runtime for runtime in self.runtimes if runtime.in_range)
+
+
+def takes(profile: DeviceProfile, engine: str, version: str | None) -> bool:
+    """Whether a runtime of this version (None: not installed) is one that the profile takes, and reaches it."""
+    entry = profile.runtime(engine)
+    return version is not None and entry is not None and entry.accepts(version) and reaches(profile, version)
+
+
+def reaches(profile: DeviceProfile, version: str) -> bool:
+    """Whether a package of this version reaches the device: torch is also built for processors alone."""
+    return profile.kind is not DeviceKind.GPU or not version.endswith("+cpu")
 
 
 def match_host(
@@ -79,11 +90,6 @@ def _reasons(profile: DeviceProfile, host: Host) -> tuple[str, ...] | None:
     return tuple(reasons) or None
 
 
-def _reaches(profile: DeviceProfile, version: str) -> bool:
-    """Whether a package of this version reaches the device: torch is also built for processors alone."""
-    return profile.kind is not DeviceKind.GPU or not version.endswith("+cpu")
-
-
 def _runtimes(profile: DeviceProfile, installed: Mapping[str, str | None]) -> tuple[RuntimeMatch, ...]:
     matches = []
     for entry in profile.runtimes:
@@ -93,7 +99,7 @@ def _runtimes(profile: DeviceProfile, installed: Mapping[str, str | None]) -> tu
             RuntimeMatch(
                 engine=entry.engine.value,
                 version=version,
-                in_range=version is not None and entry.accepts(version) and _reaches(profile, version),
+                in_range=takes(profile, entry.engine.value, version),
                 native=tuple(rule.id for rule in rules if rule.native),
                 emulated=tuple(rule.id for rule in rules if not rule.native),
             )

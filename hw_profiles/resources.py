@@ -99,6 +99,11 @@ class Via(StrEnum):
     SSH = "ssh"
     ADB = "adb"
 
+    @property
+    def address(self) -> str | None:
+        """What `--on` takes for such a device, its user's words in capitals; None where it is this machine."""
+        return {Via.SSH: "ssh://USER@HOST", Via.ADB: "adb:SERIAL"}.get(self)
+
 
 class ClockPolicy(StrEnum):
     """Whether the clock is fixed while measuring."""

@@ -9,9 +9,8 @@ from rich.text import Text
 
 from hw_profiles import DeviceProfile, PrecisionRule, Provenance, Status, TensorFormat
 from hw_profiles.provenance import SECTIONS, children
-from hw_profiles.resources import ClockPolicy, Via
+from hw_profiles.resources import ClockPolicy
 
-_ADDRESSES = {Via.LOCAL: "", Via.SSH: " --on ssh://USER@HOST", Via.ADB: " --on adb:SERIAL"}
 _STATUS_STYLES = {
     Status.MEASURED: "green",
     Status.PUBLISHED: "cyan",
@@ -87,7 +86,8 @@ def measuring_line(profile: DeviceProfile) -> str:
     hints = profile.measure
     if hints.via is None:
         return ""
-    parts = [f"measured with: bitwright measure RUN{_ADDRESSES[hints.via]}"]
+    there = "" if hints.via.address is None else f" --on {hints.via.address}"
+    parts = [f"measured with: bitwright measure RUN{there}"]
     if hints.setup:
         parts.append(f"first run on it: {'; '.join(' '.join(command) for command in hints.setup)}")
     if hints.clock_policy is ClockPolicy.LOCKED:

@@ -14,8 +14,9 @@ from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.equality import prove_equal
 from compress.padding import pad_channels
+from compress.plan import Plan
 from deploy.audit import QUANTIZED, UNKNOWN, Audit, audit, unaudited
-from deploy.engine import FloatPrecision, Runtime, ShapeRange
+from deploy.engine import Engine, FloatPrecision, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
 from deploy.onnx_export import export_for
@@ -113,7 +114,7 @@ def _engine(
         note(f"{planned} cannot hold the float part, which is built in {precision}: {in_words(found)}")
         model = _in_floats(job, model, precision)
         widths = _exported(job, model, folder)
-    spec = build_engine(
+    build_engine(
         folder / ONNX,
         folder / ENGINE,
         runtime=job.runtime,
@@ -124,9 +125,14 @@ def _engine(
         device=job.profile,
         shapes=shapes_of(job) if job.runtime.compiles else None,
     )
+    return model, audited(job, load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
+
+
+def audited(job: Job, engine: Engine, onnx_path: Path, plan: Plan) -> Audit:
+    """What the engine of a plan executes; not found out where kernels of this machine are not those of the device."""
     if job.why_foreign is not None:
-        return model, unaudited(job.runtime, spec.runtime_version, model.plan, job.why_foreign), widths
-    return model, audit(load_engine(folder / ENGINE, 1, device=job.profile), folder / ONNX, model.plan), widths
+        return unaudited(job.runtime, engine.spec.runtime_version, plan, job.why_foreign)
+    return audit(engine, onnx_path, plan)
 
 
 def _exported(job: Job, model: CompressedModel, folder: Path) -> dict[str, tuple[int, int]]:

@@ -52,7 +52,7 @@ def compress(request: CompressRequest, *, resume: bool = False, overwrite: bool 
             if not run.stage_done(STAGES[0][0]):
                 job.check_data()
             elif not run.stage_done("latency"):
-                stages.renew_baseline(job)
+                stages.renew_baseline(job, "quality")
             for name, stage in STAGES:
                 if run.stage_done(name):
                     note(f"{name}: done before")

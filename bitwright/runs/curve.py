@@ -18,7 +18,7 @@ from bitwright.runs.built import files_of
 from bitwright.runs.curve_choice import pick
 from bitwright.runs.curve_costs import calibrations, coverage_warnings, load_table
 from bitwright.runs.curve_plans import Planned, Timed, mixed_plans
-from bitwright.runs.curve_points import Proposal, best_integers, build_point, load_quality, mixed, uniform
+from bitwright.runs.curve_points import BASELINE, Proposal, best_integers, build_point, load_quality, mixed, uniform
 from bitwright.runs.curve_report import curve_of, points_of
 from bitwright.runs.curve_request import CurveRequest
 from bitwright.runs.curve_timing import latency_of, sessions, time_points
@@ -60,7 +60,7 @@ def curve(request: CurveRequest, *, resume: bool = False, overwrite: bool = Fals
         if not run.stage_done(SHARED_STAGES[0][0]):
             job.check_data()
         elif not sessions(job):
-            stages.renew_baseline(job)
+            stages.renew_baseline(job, f"build {BASELINE}")
         for name, stage in SHARED_STAGES:
             if not run.stage_done(name):
                 stage(job)

@@ -10,6 +10,7 @@ from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.report.tradeoff_curve import Kind, Prediction
 from bitwright.runs.built import AUDIT, ENGINE, ONNX, PLAN, build_audited, files_of
+from bitwright.runs.float_part import agreement
 from bitwright.runs.job import Job
 from bitwright.runs.runtime_choice import RUNTIME_NAMES, baseline_runtime
 from bitwright.runs.stages import FLOAT, NEAREST
@@ -110,20 +111,20 @@ def build_point(job: Job, proposal: Proposal) -> None:
     """Build, audit and evaluate a point, and record it in the journal."""
     note(f"{proposal.name}: {proposal.label}")
     folder = job.run.path / proposal.folder
+    workload, few, tolerance = job.loaded.workload, job.eval_samples[:COMPARED], job.request.tolerance
     files: tuple[str, ...]
     if proposal.kind is Kind.BASELINE:
         _audit_baseline(job, proposal.plan)
-        reference, files = job.original, (PLAN, AUDIT, QUALITY)
+        engine, files = load_engine(job.run.path / proposal.engine, job.cores), (PLAN, AUDIT, QUALITY)
+        verified = compare(job.original, engine, few, workload, tolerance)
     else:
         built = build_audited(job, network(job, proposal), folder)
-        reference, files = built.model.simulate(), (*files_of(folder), QUALITY)
-    engine = load_engine(job.run.path / proposal.engine, job.cores)
-    workload = job.loaded.workload
+        engine, files = load_engine(job.run.path / proposal.engine, job.cores), (*files_of(folder), QUALITY)
+        verified = agreement(built.model, engine, few, workload, tolerance)
     predict = engine_predict(engine)
     quality = workload.evaluate(predict, job.eval_samples)
     alone = job.request.eval_data is None
     held_out = quality.mean if alone else workload.evaluate(predict, job.held_out).mean
-    verified = compare(reference, engine, job.eval_samples[:COMPARED], workload, job.request.tolerance)
     record = QualityRecord(engine=quality, held_out=held_out, verify=verified)
     write_text(folder / QUALITY, record.model_dump_json(indent=1) + "\n")
     told = {"proposal": proposal.model_dump(mode="json")}

@@ -49,10 +49,9 @@ def search(request: EqnetRequest, *, resume: bool = False) -> EqnetResult:
     request.check_inputs()
     with processes() as group:
         lock = FolderLock(request.out)
-        if group.first:
-            prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE)
-            lock.acquire()
         try:
+            if group.first:
+                prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE, lock=lock)
             trained = _trained(request, group)
             result = _deployed(trained) if group.first else _nothing(trained)
         finally:

@@ -28,6 +28,7 @@ from compress.preparation import prepare
 from compress.sparsity import Decision, decide
 from deploy.engine import Runtime
 from hw_profiles import DeviceProfile, load_profile, why_foreign
+from hw_profiles.resources import Via
 from hw_profiles.sparsity_support import reads_groups
 from search.layer_sensitivity import Evaluate, evaluator
 from workloads.classification.task import Classification
@@ -106,9 +107,15 @@ class Job:
         self.runtime.require_timed()
         if self.why_foreign is not None:
             raise DeviceError(
-                f"{self.why_foreign}: times taken here would say nothing of it; measure there, with `bitwright measure "
-                f"{self.run.path} --on ssh://USER@HOST` or `bitwright bundle {self.run.path} --out FILE`"
+                f"{self.why_foreign}: times taken here would say nothing of it; measure there, with "
+                f"`{self.measure_there}` or `bitwright bundle {self.run.path} --out FILE`"
             )
+
+    @property
+    def measure_there(self) -> str:
+        """The command that measures the run's engine on another machine, which is the device."""
+        via = self.profile.measure.via or Via.SSH
+        return f"bitwright measure {self.run.path} --on {via.address or Via.SSH.address}"
 
     @property
     def narrower(self) -> bool:

@@ -8,6 +8,7 @@ from torch import fx
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
+from bitwright.runs.mask_rules import SEARCHES
 from bitwright.runs.recovery import settings_for
 from bitwright.runs.sparse_kernels import use_of
 from compress.layer_table import LayerRow
@@ -39,7 +40,7 @@ Patterns = dict[str, Sparsity | None]
 
 def check_search(job: Job) -> None:
     """UsageError for a search that trains where the device has kernels for one pattern only."""
-    if job.request.sparsity in LONGEST and _has_sparse_kernels(job):
+    if job.request.sparsity in SEARCHES and _has_sparse_kernels(job):
         raise UsageError(
             f"--sparsity {job.request.sparsity} finds any N:M, and {job.profile.id} has kernels for 2:4 only: give "
             "--sparsity auto"

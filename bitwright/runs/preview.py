@@ -10,6 +10,7 @@ from bitwright.runs.job import Job
 from bitwright.runs.lock import FolderLock
 from bitwright.runs.precision import Precision
 from bitwright.runs.request import AUTO, CompressRequest
+from bitwright.runs.settled import instead
 
 
 class LayerPreview(BaseModel):
@@ -38,6 +39,7 @@ class Preview(BaseModel):
     parameters: int
     device: str
     runtime: str
+    instead: str | None = Field(default=None, description="what a job goes on with where `runtime` lacks an operator")
     precision: Precision
     placement: str
     run_folder: str
@@ -51,8 +53,10 @@ class Preview(BaseModel):
         touched = [layer for layer in self.layers if layer.weight_bits is not None]
         total = sum(layer.macs for layer in self.layers)
         share = 100 * sum(layer.macs for layer in touched) / total if total else 0.0
+        lacking = f"where {self.runtime} lacks an operator of this network, the job goes on with {self.instead}"
         head = (
             f"{self.architecture}, {scaled(self.parameters)} parameters, for {self.device} with {self.runtime}",
+            *((lacking,) if self.instead else ()),
             f"{len(touched)} of {len(self.layers)} layers would run {self.precision.computed}, {share:.1f} % of "
             f"{scaled(total)} MACs",
             f"tensors that would be quantised: {self.placement}",
@@ -67,6 +71,7 @@ def preview(request: CompressRequest) -> Preview:
     # A folder that is neither opened nor locked: planning only needs its path.
     run = RunFolder(request.run_folder, (), FolderLock(request.run_folder))
     job = Job.open(request, run)
+    other = instead(job)
     plan = job.first_plan()
     layers, asked = [], request.sparsity
     for row in job.table.rows:
@@ -89,6 +94,7 @@ def preview(request: CompressRequest) -> Preview:
         parameters=job.loaded.parameters,
         device=job.profile.id,
         runtime=job.runtime.value,
+        instead=None if other is None else other.value,
         precision=request.precision,
         placement=plan.placement.value,
         run_folder=str(request.run_folder),

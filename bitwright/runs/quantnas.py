@@ -30,9 +30,8 @@ def search(request: QuantnasRequest, *, resume: bool = False) -> QuantnasResult:
     try:
         with processes() as group:
             if group.first:
-                prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE)
-                if request.sweep is None:
-                    lock.acquire()
+                alone = lock if request.sweep is None else None
+                prepare_folder(request, request.out, resume=resume, may_change=MAY_CHANGE, lock=alone)
             for remark in bench.notes:
                 note(remark)
             if request.sweep is None:

@@ -52,16 +52,7 @@ class Bench:
             table = _bitops(request, space)
             rules = next_wider(space, profile, runtime)
             runs_as = {bits: rule.executes_as.value for bits, rule in rules.items()}
-            remarks += [
-                f"{profile.id} has no {bits}-bit convolutions on {runtime}: they "
-                + (f"run as {runs_as[bits]}" if bits in rules else "cannot run there")
-                for bits in space.all_bits
-                if not has_width(profile, runtime, bits)
-            ]
-        same = [b for b, executed in runs_as.items() if executed == DType.INT8.value and b < 8]
-        if same:
-            widths = ", ".join(map(str, same))
-            remarks.append(f"on {profile.id}, {widths}-bit layers run as int8: smaller, not faster than 8 bit")
+        remarks += _run_as_others(space, profile, runtime, runs_as)
         if odd := off_step(space, profile):
             step = profile.channel_step(DType.INT8)
             remarks.append(f"{len(odd)} layers, such as {odd[0]}, make channels that are no multiple of {step}")
@@ -83,6 +74,21 @@ def _bitops(request: QuantnasRequest, space: SearchSpace) -> CostTable:
     """At the LR size that the literature's figures use, or at the one that was asked for."""
     height, width = request.input_size or (32, 32)
     return bitops_costs(space, height=height, width=width, exponent=request.bitops_exponent)
+
+
+def _run_as_others(space: SearchSpace, profile: DeviceProfile, runtime: str, runs_as: dict[int, str]) -> list[str]:
+    """A remark for each type that stands in for widths that the device does not multiply in."""
+    widths: dict[str | None, list[int]] = {}
+    for bits in space.all_bits:
+        executed = runs_as.get(bits)
+        if not has_width(profile, runtime, bits) or (executed == DType.INT8.value and bits < 8):
+            widths.setdefault(executed, []).append(bits)
+    remarks = []
+    for executed, found in widths.items():
+        layers = f"on {profile.id} with {runtime}, {', '.join(map(str, found))}-bit layers"
+        gain = ": smaller, not faster than 8 bit" if executed == DType.INT8.value else ""
+        remarks.append(f"{layers} cannot run" if executed is None else f"{layers} run as {executed}{gain}")
+    return remarks
 
 
 def _ended(request: QuantnasRequest, space: SearchSpace) -> SearchSpace:

@@ -29,8 +29,8 @@ def warnings_of(job: Job, timed: ComparisonResult | None) -> list[str]:
     elif job.why_foreign:
         found.append(
             f"The engine was built for {job.profile.name} and its quality computed here; {job.why_foreign}, so what it "
-            f"executes there and how long it takes is measured there: bitwright measure {job.run.path} --on "
-            f"ssh://USER@HOST, or by hand: bitwright bundle {job.run.path} --out FILE"
+            f"executes there and how long it takes is measured there: {job.measure_there}, or by hand: "
+            f"bitwright bundle {job.run.path} --out FILE"
         )
     for layer in job.run.values("engine")["without_kernel"]:
         found.append(f"{layer}: {job.runtime} has no {job.request.precision.kernel} for it; left in float")

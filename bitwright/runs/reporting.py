@@ -112,7 +112,7 @@ def report(job: Job) -> Report:
 def _next_command(job: Job, untimed: str | None) -> str:
     run = job.run.path
     if job.why_foreign and not job.runtime.why_not_timed:
-        return f"bitwright measure {run} --on ssh://USER@HOST"
+        return job.measure_there
     return f"bitwright verify {run}" if untimed else f"bitwright measure {run} --threads 2"
 
 

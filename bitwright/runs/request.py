@@ -19,7 +19,7 @@ from pydantic import (
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.complaints import complaint
-from bitwright.runs.mask_rules import check_masks
+from bitwright.runs.mask_rules import SEARCHES, check_masks
 from bitwright.runs.options import POSITIONAL, option_name, split_size
 from bitwright.runs.precision import ON_INTEGERS, Precision, require_device
 
@@ -33,7 +33,7 @@ SparsityMethod = Literal[
 """Methods of `compress.sparsity` that end in a mask; spelled out, because a help text must not wait for torch."""
 Side = Annotated[int, Field(ge=1, le=16384)]
 
-AUTO = ("auto", "domino", "sls")
+AUTO = ("auto", *SEARCHES)
 """Sparsity: a pattern for each layer, as many weights in all as 2:4 keeps: by measured sensitivity, or by a search."""
 
 

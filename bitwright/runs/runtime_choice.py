@@ -6,7 +6,7 @@ from bitwright.foundation.errors import MissingPackageError, UsageError
 from bitwright.runs.precision import Precision, has
 from deploy.engine import Runtime
 from deploy.engines.runtime_packages import package_of, runtime_version
-from hw_profiles import DeviceKind, DeviceProfile, installed_runtimes, why_foreign
+from hw_profiles import DeviceKind, DeviceProfile, installed_runtimes, reaches, takes, why_foreign
 
 RUNTIME_NAMES = {
     Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.TENSORRT: "TensorRT", Runtime.TENSORRT_RTX: "TensorRT-RTX",
@@ -23,34 +23,49 @@ def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precis
                    without: Runtime | None = None) -> Runtime:  # fmt: skip
     """The runtime asked for, or the first of the profile that is installed and that engines can be built for here.
 
-    Without a wish, one that executes `precision` and is not `without`. UsageError for one that the profile lacks, or
+    Without a wish, one that executes `precision` and is not `without`; what is to be installed comes before a torch
+    that does not reach the device's GPU. UsageError for one that the profile lacks, or
     that is installed in a version that the profile does not take. torch compiles for the processor that it runs on, so
     it builds nothing for one of another architecture.
     """
-    known = {r.value for r in Runtime if r is not without}
-    foreign = why_foreign(profile) is not None
-    if foreign:
-        known.discard(Runtime.TORCH.value)
-    supported = [r.engine.value for r in profile.runtimes if r.engine.value in known]
+    known = _known(profile, without)
+    supported = buildable(profile, without)
     if not supported:
         engines = ", ".join(r.engine.value for r in profile.runtimes) or "none"
         raise UsageError(f"{profile.id} runs {engines}; engines can be built for {', '.join(sorted(known))} only")
     if wanted is not None and wanted not in supported:
-        built = " that builds engines for it here" if foreign else ""
+        built = " that builds engines for it here" if why_foreign(profile) is not None else ""
         raise UsageError(f"{profile.id} has no runtime {wanted!r}{built}; it has {', '.join(supported)}")
     able = [engine for engine in supported if has(profile, precision, engine)] or supported
     installed = installed_runtimes()
-    present = [engine for engine in able if installed.get(engine)]
-    taken = [engine for engine in present if _takes(profile, engine, installed[engine])]
-    chosen = Runtime(wanted or next(iter((*taken, *present, *able))))
-    version = installed.get(chosen.value)
-    if version is not None and not _takes(profile, chosen.value, version):
-        entry = profile.runtime(chosen.value)
+    chosen = Runtime(wanted or min(able, key=lambda engine: _place(profile, engine, installed.get(engine))))
+    entry, version = profile.runtime(chosen.value), installed.get(chosen.value)
+    if entry is not None and version is not None and not entry.accepts(version):
         raise UsageError(
-            f"{chosen} {version} is installed, and {profile.id} takes {'' if entry is None else entry.version}; "
+            f"{chosen} {version} is installed, and {profile.id} takes {entry.version}; "
             f"install it with: {install_command(profile, chosen)}"
         )
     return chosen
+
+
+def buildable(profile: DeviceProfile, without: Runtime | None = None) -> list[str]:
+    """The profile's runtimes that engines can be built for here, preferred first, but for `without`."""
+    known = _known(profile, without)
+    return [entry.engine.value for entry in profile.runtimes if entry.engine.value in known]
+
+
+def _known(profile: DeviceProfile, without: Runtime | None) -> set[str]:
+    foreign = why_foreign(profile) is not None
+    return {r.value for r in Runtime if r is not without and not (foreign and r is Runtime.TORCH)}
+
+
+def _place(profile: DeviceProfile, engine: str, version: str | None) -> int:
+    """Where a runtime comes in the choice: installed and usable, in another version, to be installed, out of reach."""
+    if version is None:
+        return 2
+    if takes(profile, engine, version):
+        return 0
+    return 1 if reaches(profile, version) else 3
 
 
 def install_command(profile: DeviceProfile, runtime: Runtime) -> str:
@@ -73,11 +88,12 @@ def require_installed(profile: DeviceProfile, runtime: Runtime, precision: Preci
         others = [
             _instead(profile, engine, precision) for engine in _OTHERS if profile.runtime(engine.value) is not None
         ]
-        if profile.runtime(Runtime.TENSORRT_RTX.value) is None:
-            sm = (profile.arch.isa or "").removeprefix("sm_")
-            others.append(f"TensorRT-RTX is no way round: {profile.id} is SM{sm}, which it does not compile for")
         ways = [f"install it with: {install_command(profile, runtime)} (on a Jetson, with JetPack)", *others]
-        raise MissingPackageError(f"tensorrt cannot be imported ({error.__cause__}); {', or '.join(ways)}") from error
+        rtx = RUNTIME_NAMES[Runtime.TENSORRT_RTX]
+        lacks = "" if profile.runtime(Runtime.TENSORRT_RTX.value) else f"; {profile.id} does not name {rtx}"
+        raise MissingPackageError(
+            f"tensorrt cannot be imported ({error.__cause__}); {', or '.join(ways)}{lacks}"
+        ) from error
 
 
 def baseline_runtime(profile: DeviceProfile, runtime: Runtime) -> Runtime:
@@ -95,8 +111,3 @@ def _instead(profile: DeviceProfile, runtime: Runtime, precision: Precision) -> 
     return (
         f"take --runtime {runtime}{'' if has(profile, precision, runtime.value) else f' --precision {Precision.FP16}'}"
     )
-
-
-def _takes(profile: DeviceProfile, engine: str, version: str | None) -> bool:
-    entry = profile.runtime(engine)
-    return version is not None and entry is not None and entry.accepts(version)

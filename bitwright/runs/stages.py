@@ -64,17 +64,23 @@ def baseline_files(run: Path) -> tuple[str, ...]:
     return engine_files(run, FLOAT)
 
 
-def renew_baseline(job: Job) -> None:
-    """Build the baseline's engine again where it was built with another version of its runtime.
+def renew_baseline(job: Job, judged: str) -> None:
+    """Build the baseline's engine again where it was built for another runtime, or with another version of it.
 
-    A run may be trained on one machine and go on on another; of what it holds, only engines depend on versions.
+    A run may be trained on one machine and go on on another; of what it holds, only engines depend on versions. Of
+    another runtime, what the stage `judged` says of the baseline is found out again too.
     """
-    spec = read_spec(job.float_onnx.parent)
-    installed = runtime_version(spec.runtime)
-    if spec.runtime_version != installed:
-        note(f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {installed}")
-        _build_baseline(job)
-        job.run.renew_stage(FIRST_STAGE, baseline_files(job.run.path))
+    spec, runtime = read_spec(job.float_onnx.parent), baseline_runtime(job.profile, job.runtime)
+    installed = runtime_version(runtime)
+    if (spec.runtime, spec.runtime_version) == (runtime, installed):
+        return
+    note(
+        f"the float engine was built with {spec.runtime} {spec.runtime_version}: built again with {runtime} {installed}"
+    )
+    _build_baseline(job)
+    if spec.runtime is not runtime:
+        job.run.journal.drop(judged)
+    job.run.renew_stage(FIRST_STAGE, baseline_files(job.run.path))
 
 
 def _build_baseline(job: Job) -> None:
@@ -120,7 +126,10 @@ def nearest(job: Job) -> None:
     reference = job.evaluate(job.original)
     drop = reference - job.evaluate(model.simulate())
     precision, unit = job.request.precision, job.loaded.workload.unit
-    note(f"{precision.stored}, rounded {precision.rounded}: drop {drop:.3f} {unit} on held-out samples")
+    if precision.is_float:
+        note(f"{precision}: nothing is quantised; what it costs is measured on the engine")
+    else:
+        note(f"{precision.stored}, rounded {precision.rounded}: drop {drop:.3f} {unit} on held-out samples")
     job.run.finish_stage("nearest", [BALANCED, NEAREST], {**values, "float_quality": reference, "drop": drop})
 
 
@@ -134,8 +143,10 @@ def reconstructed(job: Job) -> None:
     before = float(job.run.values("nearest")["drop"])
     allowed = allowed_drop(job)
     if job.request.precision is not Precision.INT8:
-        why = f"{job.request.precision} is rounded {job.request.precision.rounded}"
-        note(f"{why}: no reconstruction")
+        precision = job.request.precision
+        why = "nothing is quantised" if precision.is_float else f"{precision} is rounded {precision.rounded}"
+        if not precision.is_float:
+            note(f"{why}: no reconstruction")
         values = {"drop": before, "skipped": why, "model": NEAREST}
         job.run.finish_stage("reconstructed", [], values)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from bitwright.foundation import progress
@@ -36,7 +37,8 @@ def upscale(request: UpscaleRequest) -> UpscaleSummary:
     folder = find_engine(request.run)
     spec = read_spec(folder)
     io = picture_format(folder, spec)
-    tiling = choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch, shapes=spec.shapes)
+    tiling_of = partial(choose, io, overlap=request.overlap, batch=request.batch, shapes=spec.shapes)
+    tiling = tiling_of(tile=request.tile)
     inputs = find_inputs(request.source, request.out, io.min_input_side)
     note_skipped(list(inputs.skipped), request.source, PURPOSE)
     if not inputs.items:
@@ -44,10 +46,12 @@ def upscale(request: UpscaleRequest) -> UpscaleSummary:
     with output_folder(inputs) as out:
         overlap = None if tiling.exact else tiling.overlap
         done = Done(out, {"engine_sha256": spec.artefact_sha256, "overlap": overlap}) if inputs.resumable else None
+        begun = None
         if done is not None and not tiling.exact and request.tile is None:
             # A call with another --memory must not mix tiles that show.
-            request = request.model_copy(update={"tile": done.tile_before(inputs.items)})
-        pending = _pending(inputs, done, None if tiling.exact else request.tile, request.overwrite)
+            begun = done.tile_before(inputs.items)
+            tiling = tiling if begun is None else tiling_of(tile=begun)
+        pending = _pending(inputs, done, None if tiling.exact else request.tile or begun, request.overwrite)
         already = tuple(item.name for item in inputs.items if item not in pending)
         if already:
             note(f"{len(already)} of {len(inputs.items)} pictures have been done before")
@@ -56,7 +60,7 @@ def upscale(request: UpscaleRequest) -> UpscaleSummary:
         ready: Ready | None = None
         with ResidentPeak() as peak:
             if pending:
-                ready = make_ready(request, folder, io, pending)
+                ready = make_ready(request, folder, spec, io, pending, tiling, begun=begun is not None)
                 _tell(ready, request, io, pending)
                 made = _work(pending, ready, io, out, done, skipped)
     if not made and not already:

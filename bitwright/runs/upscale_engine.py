@@ -17,10 +17,10 @@ from bitwright.runs.resident import ResidentPeak, release_free_memory, resident_
 from bitwright.runs.upscale_inputs import Item
 from bitwright.runs.upscale_picture import enlarge
 from bitwright.runs.upscale_request import GIB, UpscaleRequest
-from bitwright.runs.upscale_tiles import Tiling, choose, fitted, least_tile, picture_bytes, tile_shapes
+from bitwright.runs.upscale_tiles import Tiling, fitted, least_tile, picture_bytes, tile_shapes
 from deploy.activation_memory import peak_activation_bytes
 from deploy.engine import EngineSpec
-from deploy.engines import SPEC_FILE, load_engine, read_spec
+from deploy.engines import SPEC_FILE, load_engine
 from deploy.verify import engine_predict
 from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.picture import NARROW, Picture
@@ -61,15 +61,24 @@ class Ready:
     estimate: int
 
 
-def make_ready(request: UpscaleRequest, folder: Path, io: SRFormat, items: Sequence[Item]) -> Ready:
-    """Choose the tiles, load the engine for them and try it, with smaller tiles until the memory limit is kept.
+def make_ready(
+    request: UpscaleRequest,
+    folder: Path,
+    spec: EngineSpec,
+    io: SRFormat,
+    items: Sequence[Item],
+    tiling: Tiling,
+    *,
+    begun: bool,
+) -> Ready:
+    """Load the engine for the tiles and try it, with smaller tiles until the memory limit is kept.
 
-    UsageError where no tile, or not the one that was asked for, keeps it.
+    `begun`: the folder of results holds some of such tiles. UsageError where no tile keeps the limit, or not the one
+    that was asked for or begun with.
     """
-    shapes = read_spec(folder).shapes
-    tiling = choose(io, tile=request.tile, overlap=request.overlap, batch=request.batch, shapes=shapes)
-    if request.tile is None:
-        tiling = _suggested(request, folder, io, items, tiling)
+    fixed = begun or request.tile is not None
+    if not fixed:
+        tiling = _suggested(request, folder, spec, io, items, tiling)
     while True:
         tried = _tried(request, folder, io, items, tiling)
         beside = _beside(items, tiling, io)
@@ -78,9 +87,11 @@ def make_ready(request: UpscaleRequest, folder: Path, io: SRFormat, items: Seque
             return Ready(tried.predict, tiling, estimate)
         ratio = (request.memory - tried.loaded - beside) / max(tried.peak - tried.loaded, 1)
         least = least_tile(io, tiling.overlap)
-        smaller = tiling.smaller(min(max(ratio, 0.0), 1.0), least) if request.tile is None else None
+        smaller = None if fixed else tiling.smaller(min(max(ratio, 0.0), 1.0), least)
         if smaller is None:
-            advice = "or a smaller --tile" if request.tile is not None else "or smaller pictures"
+            advice = "or a smaller --tile" if fixed else "or smaller pictures"
+            if begun:
+                advice = f"or another --out: {request.out} was begun with tiles of {tiling.tile}"
             raise UsageError(
                 f"--memory {request.memory / GIB:.2f}G is too little: tiles of {tiling.tile} pixels need about "
                 f"{estimate / GIB:.2f}G, of which {tried.loaded / GIB:.2f}G is the process with its engine loaded; "
@@ -92,9 +103,11 @@ def make_ready(request: UpscaleRequest, folder: Path, io: SRFormat, items: Seque
         release_free_memory()
 
 
-def _suggested(request: UpscaleRequest, folder: Path, io: SRFormat, items: Sequence[Item], tiling: Tiling) -> Tiling:
+def _suggested(
+    request: UpscaleRequest, folder: Path, spec: EngineSpec, io: SRFormat, items: Sequence[Item], tiling: Tiling
+) -> Tiling:
     """Smaller tiles where the activations of these suggest that the limit would not be kept, once loaded."""
-    of_one = peak_activation_bytes(folder / read_spec(folder).onnx, (1, io.channels, tiling.tile, tiling.tile))
+    of_one = peak_activation_bytes(folder / spec.onnx, (1, io.channels, tiling.tile, tiling.tile))
     if of_one is None:
         return tiling
     activations, beside = of_one * tiling.batch, _beside(items, tiling, io)

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from bitwright.foundation.errors import UsageError, VerificationError
 from bitwright.foundation.files import sha256_file
-from bitwright.runs.built import ENGINE, ONNX
+from bitwright.runs.built import ENGINE, ONNX, audited
 from bitwright.runs.float_part import agreement
 from bitwright.runs.reopen import compressed_network, reopened, request_of
-from deploy.audit import Audit, audit, unaudited
+from deploy.audit import Audit
 from deploy.engines import load_engine, read_spec
 from deploy.verify import VerifyReport
 
@@ -53,15 +53,12 @@ def verify(run: Path, eval_data: Path | None = None) -> VerifySummary:
         model = compressed_network(job)
         _require_stamped(run / ENGINE)
         engine = load_engine(run / ENGINE, job.cores, device=job.profile)
-        if job.why_foreign is None:
-            audited = audit(engine, run / ONNX, model.plan)
-        else:
-            audited = unaudited(job.runtime, engine.spec.runtime_version, model.plan, job.why_foreign)
-        audited.require()
+        found = audited(job, engine, run / ONNX, model.plan)
+        found.require()
         samples = job.eval_samples if eval_data is None else job.loaded.workload.samples(eval_data)
         comparison = agreement(model, engine, samples, job.loaded.workload, tolerance)
         comparison.require()
-    return VerifySummary(run=str(run), audit=audited, comparison=comparison)
+    return VerifySummary(run=str(run), audit=found, comparison=comparison)
 
 
 def _require_stamped(folder: Path) -> None:

@@ -57,6 +57,10 @@ def test_every_layer_in_bf16_on_a_processor(
     assert {(layer["weight_bits"], layer["act_bits"]) for layer in report["layers"]} == {(16, 16)}
     assert report["runtime"]["float_precision"] == "bf16"
     assert 0 < abs(report["quality"]["drop"]) < 0.5
+    assert "bf16: nothing is quantised; what it costs is measured on the engine" in ended.err
+    assert "rounded" not in ended.err
+    step = {"step": 0, "quantized_layers": 0, "drop_db": None, "note": "nothing quantised, all layers in bf16"}
+    assert report["plan_search"] == [{**step, "chosen": True}]
     assert report["latency"]["baseline"] == "ONNX Runtime fp32"
     assert report["latency"]["engine"]["gpu"] is None
     assert "all 3 layers executed in bf16" in (run / "report.html").read_text()
@@ -176,6 +180,23 @@ def test_the_runtime_goes_by_what_is_installed_and_has_the_precision(monkeypatch
         choose_runtime(hopper, "openvino")
 
 
+def test_a_torch_for_processors_alone_comes_after_what_is_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = load_profile("rtx-4090")
+    installed(monkeypatch, torch="2.13.0+cpu", tensorrt_rtx=None)
+    assert choose_runtime(ada, None, Precision.FP16) is Runtime.TENSORRT_RTX
+    assert choose_runtime(ada, "torch", Precision.FP16) is Runtime.TORCH
+    assert choose_runtime(load_profile("x86-avx512-vnni"), "torch") is Runtime.TORCH
+    installed(monkeypatch, torch="2.13.0+cpu", tensorrt="11.3.0")
+    assert choose_runtime(ada, None, Precision.FP16) is Runtime.TENSORRT
+    installed(monkeypatch, torch="2.13.0+cu130", tensorrt_rtx=None)
+    assert choose_runtime(ada, None, Precision.FP16) is Runtime.TORCH
+    # Its range is another matter, and told of a torch that was asked for.
+    installed(monkeypatch, torch="2.11.0+cpu")
+    assert choose_runtime(ada, None, Precision.FP16) is Runtime.TENSORRT_RTX
+    with pytest.raises(UsageError, match=r"torch 2\.11\.0\+cpu is installed, and rtx-4090 takes >=2\.13,<2\.14"):
+        choose_runtime(ada, "torch", Precision.FP16)
+
+
 def test_where_tensorrt_is_missing_the_other_ways_are_told() -> None:
     pytest.importorskip("onnxruntime")
     if runtime_choice.installed_runtimes().get("tensorrt"):
@@ -188,8 +209,10 @@ def test_where_tensorrt_is_missing_the_other_ways_are_told() -> None:
 
     assert "take --runtime tensorrt-rtx, or take --runtime torch --precision fp16" in told("rtx-4090")
     assert "take --runtime tensorrt-rtx --precision fp16, or" in told("rtx-2080-ti")
-    assert "take --runtime torch, or" in told("h100-sxm", Precision.BF16)
+    assert "take --runtime torch;" in told("h100-sxm", Precision.BF16)
     assert "pip install 'tensorrt>=10,<11'" in told("jetson-orin-nano-8gb")
+    assert "does not name" not in told("rtx-4090")
+    assert told("h100-sxm").endswith(", or take --runtime torch --precision fp16; h100-sxm does not name TensorRT-RTX")
 
 
 @pytest.mark.engine

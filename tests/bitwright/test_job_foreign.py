@@ -9,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bitwright.foundation.errors import DeviceError
+from bitwright.runs.folder import RunFolder
+from bitwright.runs.job import Job
 from bitwright.runs.runtime_choice import choose_runtime
 from deploy.engine import Runtime
 from hw_profiles import installed_runtimes, load_profile
-from tests.bitwright.job_helpers import Ended, command, compress, read_json, some_photos, tiny_checkpoint
+from tests.bitwright.job_helpers import Ended, command, compress, read_json, some_photos, tiny_checkpoint, tiny_request
 
 pytestmark = [
     pytest.mark.engine,
@@ -39,6 +42,16 @@ def leaky():
 
 def smooth():
     return Sum(nn.Softplus())
+"""
+PHONE = """
+schema: 1
+id: phone
+extends: arm-dotprod
+name: a phone
+runtimes:
+  - {engine: litert, version: ">=2.3,<3", qdq: explicit, precisions: [w8a8, fp32]}
+  - {engine: ncnn, qdq: converter, precisions: [w8a8, w4a8, w2a8, fp32], bias: fp32}
+measure: {via: adb}
 """
 
 
@@ -108,6 +121,37 @@ def test_litert_comes_first_and_onnx_runtime_where_it_lacks_an_operator(
     assert ended.code == 0, ended.err
     assert "(Softplus): this operator has no counterpart; choose another --runtime: built for onnxruntime" in ended.err
     assert read_json(tmp_path / "run" / "report.json")["runtime"]["name"] == "onnxruntime"
+    planned = job(capsys, data, checkpoint, tmp_path / "dry", "--model", "networks:smooth", "--dry-run")
+    assert "where litert lacks an operator of this network, the job goes on with onnxruntime" in planned.out
+    more = ("--model", "networks:smooth", "--runtime", "litert", "--dry-run")
+    assert "lacks an operator" not in job(capsys, data, checkpoint, tmp_path / "dry", *more).out
+
+
+def test_a_device_of_litert_alone_is_told_what_litert_lacks(
+    data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not installed_runtimes()[Runtime.LITERT]:
+        pytest.skip("LiteRT is not installed")
+    phone = tmp_path / "phone.yaml"
+    phone.write_text(PHONE)
+    more = ("--model", "networks:smooth", "--device", str(phone))
+    assert (
+        "(Softplus): this operator has no counterpart"
+        in job(capsys, data, checkpoint, tmp_path / "run", *more).refusal()
+    )
+    planned = job(capsys, data, checkpoint, tmp_path / "dry", *more, "--dry-run")
+    assert "for phone with litert" in planned.out
+    assert "goes on with" not in planned.out
+
+
+def test_a_phone_is_measured_by_its_serial_number(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "phone.yaml").write_text(PHONE)
+    request = tiny_request(data, tmp_path, device=str(tmp_path / "phone.yaml"))
+    with RunFolder.open(request) as run:
+        opened = Job.open(request, run)
+        assert opened.measure_there == f"bitwright measure {run.path} --on adb:SERIAL"
+        with pytest.raises(DeviceError, match=rf"measure there, with `bitwright measure {run.path} --on adb:SERIAL`"):
+            opened.require_timed()
 
 
 def test_what_only_times_engines_is_refused_at_once(

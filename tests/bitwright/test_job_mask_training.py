@@ -18,8 +18,9 @@ from bitwright.report.pruned import MaskTrainingResult
 from bitwright.report.schema import Report
 from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
-from bitwright.runs.mask_rules import RESTRICTED
+from bitwright.runs.mask_rules import RESTRICTED, SEARCHES
 from bitwright.runs.mask_training import mask_result, mask_settings
+from bitwright.runs.patterns import LONGEST
 from bitwright.runs.pruning import sparse
 from bitwright.runs.recovery import RECOVERED, recovered, settings_of
 from bitwright.runs.request import CompressRequest, SparsityMethod
@@ -31,6 +32,7 @@ from compress.sparsity import METHODS, Phases
 from compress.sparsity.diagnostics_plot import PANELS
 from compress.sparsity.legality import check
 from compress.sparsity.one_shot import sparse_weights
+from compress.sparsity.step_adam import BETAS, averaging_steps
 from tests.bitwright.job_helpers import compress, some_photos, tiny_checkpoint, tiny_request
 
 METHOD = ("--sparsity", "1:8", "--recover", "24", "--sparsity-method", "mdgf_exponential")
@@ -138,6 +140,9 @@ def test_every_method_that_ends_in_a_mask_can_be_asked_for() -> None:
     assert set(TITLES) == set(PANELS)
     at_once = {n for n, m in METHODS.items() if m.at(100, Phases(1000), Sparsity(n=1, m=8), 8).restricted}
     assert set(RESTRICTED) == at_once - {"one_shot"}
+    assert set(LONGEST) == set(SEARCHES)
+    earliest = f"after {2 * averaging_steps(BETAS[1])} steps or more"
+    assert earliest in str(CompressRequest.model_fields["sparsity_freeze_v"].description)
 
 
 @pytest.mark.parametrize(

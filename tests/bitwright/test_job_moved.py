@@ -53,7 +53,7 @@ def test_an_engine_of_another_version_is_built_again_and_nothing_else(request_he
         (folder / "engine.json").write_text(json.dumps({**stamp, "runtime_version": "0.1"}))
         run.renew_stage("float", stages.baseline_files(run.path))
     with RunFolder.open(request_here, resume=True) as run:
-        stages.renew_baseline(Job.open(request_here, run))
+        stages.renew_baseline(Job.open(request_here, run), "quality")
         assert read_spec(folder).runtime_version == here
         load_engine(folder, 1)
         assert run.stage_done("float")
@@ -61,6 +61,27 @@ def test_an_engine_of_another_version_is_built_again_and_nothing_else(request_he
     with RunFolder.open(request_here, resume=True) as run:
         assert run.stage_done("float")
         assert run.stage_done("nearest")
+
+
+def test_a_baseline_of_another_runtime_is_built_again_and_judged_again(
+    request_here: CompressRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunFolder.open(request_here) as run:
+        job = Job.open(request_here, run)
+        with monkeypatch.context() as earlier:
+            earlier.setattr(stages, "baseline_runtime", lambda *_: Runtime.OPENVINO)
+            stages.float_baseline(job)
+        assert read_spec(job.float_onnx.parent).runtime is Runtime.OPENVINO
+        stages.nearest(job)
+        run.finish_stage("quality", [], {})
+    heard = Listener()
+    with progress.reporting_to(heard), RunFolder.open(request_here, resume=True) as run:
+        stages.renew_baseline(Job.open(request_here, run), "quality")
+    assert read_spec(job.float_onnx.parent).runtime is Runtime.ONNXRUNTIME
+    assert any("was built with openvino" in line and "built again with onnxruntime" in line for line in heard.notes)
+    with RunFolder.open(request_here, resume=True) as run:
+        assert [run.stage_done(name) for name in ("float", "nearest")] == [True, True]
+        assert not run.stage_done("quality")
 
 
 def test_a_copied_run_goes_on_with_the_same_files_at_other_places(

@@ -10,6 +10,7 @@ import pytest
 
 from bitwright.runs import eqnet_device
 from bitwright.runs.eqnet_result import EngineLatency
+from bitwright.runs.lock import FolderLock
 from deploy.latency import ComparisonResult
 from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
 
@@ -29,6 +30,12 @@ def test_a_trained_supernet_takes_other_devices_and_one_that_failed_fails_again(
     monkeypatch.setattr(eqnet_device, "illegal_layers", legal)
     state = (run / "supernet.safetensors").read_bytes()
     first = json.loads(command(capsys, *words, "--resume", "--json").out)["devices"]
+    lock = FolderLock(run)
+    lock.acquire()
+    told = command(capsys, *words, "--resume", "--device", "ethos-u55-256").refusal()
+    lock.release()
+    assert "is in use by process" in told
+    assert read_json(run / "request.json")["devices"] == ["hexagon-htp-v73"]
     ended = command(capsys, *words, "--resume", "--device", "ethos-u55-256", "--json")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)["devices"]

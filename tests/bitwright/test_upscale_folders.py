@@ -99,13 +99,16 @@ def test_a_call_with_another_memory_limit_mixes_no_tiles_that_show(tmp_path: Pat
     built = float_engine(network, SRFormat(2, Color.RGB, 1.0), tmp_path / "engine")
     frames = save(tmp_path / "frames", a=photo(260, 200), b=photo(200, 260))
 
-    def upscaled(out: Path, *more: str) -> Any:
+    def ended(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
         words = ("upscale", built, frames, "--out", out, "--threads", "1", "--json", *more)
-        return json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "bitwright", *map(str, words)], capture_output=True, check=True
-            ).stdout
+        return subprocess.run(
+            [sys.executable, "-m", "bitwright", *map(str, words)], capture_output=True, check=False, text=True
         )
+
+    def upscaled(out: Path, *more: str) -> Any:
+        done = ended(out, *more)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     large = upscaled(tmp_path / "wide", "--memory", "16G")
     limit = str(large["memory"]["estimate"] - (40 << 20))
@@ -114,6 +117,10 @@ def test_a_call_with_another_memory_limit_mixes_no_tiles_that_show(tmp_path: Pat
     expected = (tmp_path / "tight" / "b.png").read_bytes()
     assert expected != (tmp_path / "wide" / "b.png").read_bytes()
     (tmp_path / "tight" / "b.png").unlink()
+    refused = ended(tmp_path / "tight", "--memory", "20M")
+    assert refused.returncode == 2
+    begun = f"{tmp_path / 'tight'} was begun with tiles of {tight['tiling']['tile']}"
+    assert refused.stderr.rstrip().endswith(f"give more, or another --out: {begun}")
     again = upscaled(tmp_path / "tight", "--memory", "16G")
     assert (again["already_done"], again["tiling"]) == (["a.png"], tight["tiling"])
     assert (tmp_path / "tight" / "b.png").read_bytes() == expected

@@ -69,6 +69,23 @@ def test_table_and_device_profiles_agree_on_what_is_native() -> None:
         assert gains <= native, name
 
 
+def test_profiles_tell_the_channels_that_the_table_asks_for() -> None:
+    told = 0
+    for name in profile_ids():
+        profile = load_profile(name)
+        engines, features = {r.engine.value for r in profile.runtimes}, set(profile.arch.features)
+        for sparsity in (s for s in profile.sparsity if s.native):
+            asked = {
+                (entry.min_in_channels, entry.min_out_channels)
+                for entry in support_table().entries
+                if entry.runtime in engines and set(entry.features) <= features
+                and sparsity.pattern in entry.patterns and set(sparsity.ops) <= set(entry.ops)
+            }  # fmt: skip
+            assert asked == {(sparsity.min_in_channels, sparsity.min_out_channels)}, name
+            told += 1
+    assert told
+
+
 def test_float32_holds_one_of_two_in_torch() -> None:
     assert work_left(use("torch", Op.LINEAR, DType.FP32, 1, 2)) == 0.5
     assert work_left(use("torch", Op.LINEAR, DType.FP32, 2, 4)) == 1.0

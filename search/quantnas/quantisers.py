@@ -8,6 +8,8 @@ LSQ (arXiv 1902.08153): s * round(clip(x / s, n, p)), step s learned with its gr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +119,9 @@ class LsqActivation(nn.Module):
         """Set the step from an input."""
         with torch.no_grad():
             values = torch.relu(x.detach().float())
-            sample = torch.cat([drawn(values, MEASURED_VALUES, 0), values.amax().reshape(1)])
+            sample = drawn(values, MEASURED_VALUES, 0)
+            if len(sample) < values.numel():
+                sample = torch.cat([sample, values.amax().reshape(1)])
             step = best_step(sample[None], self.form)[0]
             self.log_step.copy_(torch.clamp(step, min=LEAST_LIMIT / self.form.qmax).log())
 
@@ -177,11 +181,18 @@ class BitQuantisers(nn.Module):
         return 0.0
 
 
-def set_measuring(module: nn.Module, measuring: bool) -> None:
-    """Let every learned step below `module` be set from its next operand, or no longer."""
-    for part in module.modules():
-        if isinstance(part, LsqActivation | LsqWeight):
-            part.measuring = measuring
+@contextmanager
+def measuring(module: nn.Module) -> Iterator[None]:
+    """Inside the block, every learned step below `module` is set from each operand that it meets; without gradients."""
+    steps = [part for part in module.modules() if isinstance(part, LsqActivation | LsqWeight)]
+    with torch.no_grad():
+        for part in steps:
+            part.measuring = True
+        try:
+            yield
+        finally:
+            for part in steps:
+                part.measuring = False
 
 
 def is_step(name: str) -> bool:

@@ -112,6 +112,25 @@ def test_resumed_search_ends_where_the_uninterrupted_one_does(split: Split, tmp_
         _search(split, tmp_path / STATE).run()
 
 
+def test_a_search_that_has_ended_stands_at_its_last_temperature(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"temperature": (4.0, 0.05), "derivation": Derivation.MARGINAL}
+    search = _search(split, tmp_path / STATE, **changes)
+    wanted = search.run()
+    assert search.net.temperature == pytest.approx(0.05)
+
+    def unwanted(*_: object) -> None:
+        raise AssertionError("no step is left that a footprint would be told of")
+
+    monkeypatch.setattr("search.quantnas.search.footprint", unwanted)
+    again = _search(split, tmp_path / STATE, **changes)
+    found = again.run()
+    assert (found.genotype, found.expected) == (wanted.genotype, wanted.expected)
+    last = {name: records[-1].flatten() for name, records in found.alphas.items()}
+    assert all(torch.equal(again._probabilities(name), one) for name, one in last.items())
+
+
 def test_killed_search_gives_the_same_genotype(split: Split, data: Path, tmp_path: Path) -> None:
     wanted = _search(split).run()
     script = tmp_path / "job.py"
@@ -212,7 +231,7 @@ def _closeness(data: Path) -> object:
     x, target = _patches(data, 20)[5]
 
     def score(network: torch.nn.Module) -> float:
-        return -float((network(x[None]) - target[None]).abs().mean())
+        return -float((network(x[None]) - target[None]).detach().abs().mean())
 
     return score
 

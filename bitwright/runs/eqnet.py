@@ -128,7 +128,7 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
     request, subnets = trained.network.request, trained.subnets
     if not any(choice.has_choice for choice in trained.choices):
         return None, None
-    if (request.out / AGREEMENT).is_file():
+    if (request.out / AGREEMENT).is_file() and (request.out / PREDICTOR).is_file():
         told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
         return load(request.out / PREDICTOR), told
     space = subnets.supernet.space

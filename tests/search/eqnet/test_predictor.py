@@ -23,7 +23,7 @@ from search.eqnet.gaussian_process import features as process_features
 from search.eqnet.noise_regression import NoiseRegression, features
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
-from search.eqnet.samples import Measured, collect, draw
+from search.eqnet.samples import Measured, Scored, collect, draw
 from search.eqnet.sampling import sandwich
 from search.eqnet.space import Configuration
 from tests.search.eqnet.toy import ACCOUNTING, FORM, SPACE, evaluate_toy, network, toy_samples
@@ -120,8 +120,10 @@ def test_samples_are_kept_resumed_and_shared(tmp_path: Path) -> None:
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="b", path=path)
     told = tmp_path / "told.jsonl"
     for _ in range(2):
-        some = collect(SPACE, ACCOUNTING, evaluate_toy, 2, seed=0, owner="a", path=told, extra=lambda: {"loss": 0.5})
-        assert [s.extra for s in some] == [{"loss": 0.5}] * 2
+        some = collect(
+            SPACE, ACCOUNTING, lambda one: Scored(evaluate_toy(one), {"loss": 0.5}), 2, seed=0, owner="a", path=told
+        )
+        assert [(s.value, s.extra) for s in some] == [(evaluate_toy(s.configuration), {"loss": 0.5}) for s in some]
     path.write_text("[]\n")
     with pytest.raises(CheckpointError, match="damaged"):
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="a", path=path)

@@ -8,7 +8,7 @@ LSQ (arXiv 1902.08153): s * round(clip(x / s, n, p)), step s learned with its gr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -195,9 +195,10 @@ def measuring(module: nn.Module) -> Iterator[None]:
                 part.measuring = False
 
 
-def is_step(name: str) -> bool:
-    """Whether a parameter of this name is the learned step of a quantiser."""
-    return name.endswith("log_step")
+def split_steps(named: Mapping[str, nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """All other parameters, and the learned steps of quantisers, which are told by their names."""
+    steps = [p for name, p in named.items() if name.endswith("log_step")]
+    return [p for name, p in named.items() if not name.endswith("log_step")], steps
 
 
 def round_over_range(x: Tensor, bits: int) -> Tensor:

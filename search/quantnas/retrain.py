@@ -24,6 +24,7 @@ from workloads.super_resolution.models.searched import Genotype
 from workloads.super_resolution.training_data import PatchDataset
 
 STATE = "retrain.safetensors"
+DECIDES = "network, settings or pictures"
 BEST, BEST_EPOCH = "best", "best_epoch"
 Score = Callable[[nn.Module], float]
 OnLog = Callable[[dict[str, float]], None]
@@ -64,7 +65,7 @@ def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *
     position = Position(f"{settings.fingerprint()}/{genotype.to_json()}/{data.pictures}")
     best: dict[str, Tensor] = {}
     if path is not None and path.is_file():
-        position, groups = load_state(path, position.fingerprint)
+        position, groups = load_state(path, position.fingerprint, DECIDES)
         network.load_state_dict(groups["net"])
         restore_moments(optimizer, named, "", groups)
         best = groups.get("best", {})

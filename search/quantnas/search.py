@@ -31,6 +31,7 @@ from search.quantnas.supernet import Supernet
 from workloads.super_resolution.models.searched import Genotype, SearchSpace
 
 STATE = "search.safetensors"
+DECIDES = "space, cost, settings or pictures"
 MULTIPLIER = "multiplier"
 EVERYONE = -1
 """In place of a rank: what all processes draw alike."""
@@ -252,7 +253,7 @@ class Search:
         save_state(self.path, self.position, groups)
 
     def _restore(self, path: Path) -> Position:
-        self.position, groups = load_state(path, self.position.fingerprint)
+        self.position, groups = load_state(path, self.position.fingerprint, DECIDES)
         self.net.load_state_dict(groups["net"])
         self.alphas = {name: list(groups["alphas"][name].unbind()) for name in self.alphas}
         restore_moments(self.steps.weight_optimizer, self.weights, "weights_", groups)

@@ -105,7 +105,7 @@ def test_resumed_search_ends_where_the_uninterrupted_one_does(split: Split, tmp_
     assert all(torch.equal(found.alphas[name], wanted.alphas[name]) for name in wanted.alphas)
     for name, value in resumed.net.state_dict().items():
         assert torch.equal(value, whole.net.state_dict()[name]), name
-    with pytest.raises(UsageError, match="another network, plan or settings"):
+    with pytest.raises(UsageError, match="another space, cost, settings or pictures"):
         _search(split, tmp_path / STATE, penalty=0.5).run()
     (tmp_path / STATE).write_bytes(b"\0" * 100)
     with pytest.raises(CheckpointError, match="damaged"):
@@ -259,6 +259,9 @@ def test_retraining_learns_resumes_and_keeps_its_best_epoch(genotype: Genotype, 
     for name, value in resumed.network.state_dict().items():
         assert torch.equal(value, whole.network.state_dict()[name]), name
     assert resumed.score == whole.score
+    fewer = _patches(data).part([0, 1], 0)
+    with pytest.raises(UsageError, match="another network, settings or pictures"):
+        retrain(genotype, fewer, RETRAIN, score=score, processes=ALONE, path=path)
 
 
 def test_all_steps_of_the_found_network_are_trained(genotype: Genotype, data: Path) -> None:

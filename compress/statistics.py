@@ -84,6 +84,18 @@ def collect(module: fx.GraphModule, inputs: Tensor, wanted: set[str]) -> dict[st
     }
 
 
+def drawn(value: Tensor, count: int, seed: int) -> Tensor:
+    """`count` values of a tensor at random positions, [count]; all of them where there are no more.
+
+    Positions follow from the seed and the tensor's size. A stride would see few columns of an image.
+    """
+    flat = value.reshape(-1)
+    if flat.numel() <= count:
+        return flat
+    positions = torch.randint(flat.numel(), (count,), generator=torch.Generator().manual_seed(seed))
+    return flat[positions.to(flat.device)]
+
+
 def _channels(value: Tensor) -> Tensor:
     """[N, C, ...] -> [C, rest]."""
     return value.transpose(0, 1).reshape(value.shape[1], -1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hw_profiles.precision import PrecisionRule
 from hw_profiles.schema import DeviceProfile
 from hw_profiles.terms import DType, Status
+from hw_profiles.traffic import bytes_moved
 
 ESTIMATED = "estimated"
 _LEAST_TRUSTED_LAST = (Status.MEASURED, Status.PUBLISHED, Status.DERIVED, Status.UNVERIFIED)
@@ -94,6 +97,30 @@ def estimate_ms(
         bound=Bound.COMPUTE if compute_ms >= memory_ms else Bound.MEMORY,
         status=max(statuses, key=_LEAST_TRUSTED_LAST.index),
     )
+
+
+def rule_ms(
+    rule: PrecisionRule, macs: int, weights: int, inputs: int, outputs: int, profile: DeviceProfile, cores: int = 1
+) -> float | None:
+    """Estimated ms of a layer executed by a rule; None where the peak or the bandwidth is unknown.
+
+    `weights`, `inputs` and `outputs` are counts of values, which move in the types that the rule stores them in. An
+    emulated width takes `slowdown` times as long as what it is executed as.
+    """
+    moved = bytes_moved(weights, inputs, outputs, rule.weight_dtype.bits, rule.act_dtype.bits)
+    found = estimate_ms(macs, moved, rule.executes_as, profile, cores)
+    return None if found is None else found.ms * slowdown(rule)
+
+
+def slowdown(rule: PrecisionRule) -> float:
+    """Time of a rule over that of what it is executed as; 1 where it was not measured."""
+    return 1.0 if rule.emulation is None else rule.emulation.slowdown or 1.0
+
+
+def assumed_slowdowns(rules: Iterable[PrecisionRule]) -> str:
+    """What to say of a cost in which slowdowns that were not measured are taken as 1; empty without any."""
+    unknown = sorted({rule.id for rule in rules if rule.emulation is not None and rule.emulation.slowdown is None})
+    return f"slowdown of emulated {', '.join(unknown)} not measured, taken as 1" if unknown else ""
 
 
 def _status(profile: DeviceProfile, path: str) -> Status:

@@ -16,24 +16,14 @@ from workloads.workload import Predict, Sample, Workload
 Evaluate = Callable[[Predict], float]
 
 
-class Judge:
-    """Mean quality on `samples`; `extra` keeps the secondary metrics of the network that was asked about last."""
-
-    def __init__(self, workload: Workload, samples: Sequence[Sample]) -> None:
-        self.workload, self.samples = workload, samples
-        self.extra: dict[str, float] = {}
-
-    def __call__(self, predict: Predict) -> float:
-        """Mean quality, in the metric's unit."""
-        with torch.inference_mode():
-            found = self.workload.evaluate(predict, self.samples)
-        self.extra = found.extra
-        return found.mean
-
-
 def evaluator(workload: Workload, samples: Sequence[Sample]) -> Evaluate:
     """A function that gives a network's mean quality on `samples`, in the metric's unit."""
-    return Judge(workload, samples)
+
+    def evaluate(predict: Predict) -> float:
+        with torch.inference_mode():
+            return workload.evaluate(predict, samples).mean
+
+    return evaluate
 
 
 def restricted(model: CompressedModel, plan: Plan, float_graph: fx.GraphModule) -> CompressedModel:

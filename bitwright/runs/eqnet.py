@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from bitwright.foundation.errors import BitwrightError
 from bitwright.foundation.files import write_json, write_text
 from bitwright.foundation.progress import note
@@ -18,12 +20,12 @@ from search.eqnet.accounting import Accounting
 from search.eqnet.norms import training_inputs
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
-from search.eqnet.samples import collect
+from search.eqnet.samples import Scored, collect
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
 from search.eqnet.trainer import Trainer, values_digest
-from search.layer_sensitivity import Judge
+from search.layer_sensitivity import evaluator
 from workloads.classification.task import Classification
 from workloads.loading import load_checkpoint
 
@@ -37,7 +39,7 @@ MAY_CHANGE = frozenset({"devices"})
 LEFT_OUT = 0.2
 """Share of the samples that the predictor's agreement is told on, which neither trained it nor chose its epoch."""
 LARGEST_DROP = 3.0
-"""dB below the 8-bit subnet at which the quality of an image network stops counting (section 11.4)."""
+"""dB below the 8-bit subnet at which the quality of an image network stops counting."""
 
 
 def search(request: EqnetRequest, *, resume: bool = False) -> EqnetResult:
@@ -79,14 +81,13 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     data = workload.training(request.data, settings.patch, settings.seed)
     trainer = Trainer(supernet, data, settings, group, images=images, path=request.out / STATE)
     trainer.run()
-    held_out = workload.held_out(request.data)
-    judge = Judge(workload, held_out)
+    held_out = tuple(workload.held_out(request.data))
+    evaluate = evaluator(workload, held_out)
     seen = training_inputs(data, request.calibration_count) if supernet.has_norms else inputs
     return Trained(
         network=Network(request, loaded, original, example),
-        table=table, choices=choices, held_out=tuple(sample.name for sample in held_out),
-        subnets=Subnets(supernet, seen, judge), judge=judge, float_quality=judge(original) if group.first else 0.0,
-        label=trainer.guidance.label,
+        table=table, choices=choices, held_out=held_out, subnets=Subnets(supernet, seen, evaluate),
+        float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
     )  # fmt: skip
 
 
@@ -127,17 +128,16 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
     request, subnets = trained.network.request, trained.subnets
     if not any(choice.has_choice for choice in trained.choices):
         return None, None
-    if (request.out / AGREEMENT).is_file():
+    if (request.out / AGREEMENT).is_file() and (request.out / PREDICTOR).is_file():
         told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
         return load(request.out / PREDICTOR), told
     space = subnets.supernet.space
     accounting = Accounting.of(trained.table, space)
-    owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{'/'.join(trained.held_out)}"
-    target = _target(trained)
+    names = "/".join(sample.name for sample in trained.held_out)
+    owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{names}"
     samples = collect(
-        space, accounting, target, request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES,
-        extra=lambda: target.extra,
-    )  # fmt: skip
+        space, accounting, _Target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
+    )
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
     net, kinds, noise = train(space, samples[:kept])
     told = agreement(net, samples[kept:]).model_copy(update={"noise": noise})
@@ -153,28 +153,19 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
     return net, told
 
 
-def _target(trained: Trained) -> _Target:
-    images = not isinstance(trained.network.loaded.workload, Classification)
-    return _Target(trained.subnets, trained.judge, LARGEST_DROP if images else None)
-
-
 class _Target:
-    """What the predictor learns: quality, for images no lower than `largest` below 8 bits in the same form.
+    """What the predictor learns: quality, for images no lower than LARGEST_DROP below 8 bits in the same form."""
 
-    `extra`: secondary metrics of the configuration that it was last asked about.
-    """
-
-    def __init__(self, subnets: Subnets, judge: Judge, largest: float | None) -> None:
-        self.subnets, self.judge, self.largest = subnets, judge, largest
-        self.extra: dict[str, float] = {}
+    def __init__(self, trained: Trained) -> None:
+        self.workload, self.held_out, self.subnets = trained.network.loaded.workload, trained.held_out, trained.subnets
         self.wide: dict[int, float] = {}
 
-    def __call__(self, configuration: Configuration) -> float:
-        value = self.subnets.quality(configuration)
-        self.extra = self.judge.extra
+    def __call__(self, configuration: Configuration) -> Scored:
+        with self.subnets.network(configuration) as predict, torch.inference_mode():
+            found = self.workload.evaluate(predict, self.held_out)
         form = configuration.form
-        if self.largest is None or form is None:
-            return value
+        if isinstance(self.workload, Classification) or form is None:
+            return Scored(found.mean, found.extra)
         if form.index not in self.wide:
             self.wide[form.index] = self.subnets.quality(self.subnets.supernet.space.uniform(8, form))
-        return max(value, self.wide[form.index] - self.largest)
+        return Scored(max(found.mean, self.wide[form.index] - LARGEST_DROP), found.extra)

@@ -31,7 +31,8 @@ from search.eqnet.genetic import GeneticSettings
 from search.eqnet.predictor import Predictor
 from search.eqnet.space import ElasticSpace
 from search.eqnet.subnets import Subnets
-from search.layer_sensitivity import Judge, evaluator, restricted
+from search.layer_sensitivity import evaluator, restricted
+from workloads.workload import Sample
 
 DEVICE = "device.json"
 ATTEMPTS = 3
@@ -42,14 +43,13 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained supernet with all that devices are searched with. `held_out`: names of what qualities are told on."""
+    """A trained supernet with all that devices are searched with. `held_out`: what qualities are told on."""
 
     network: Network
     table: LayerTable
     choices: tuple[DeviceChoice, ...]
-    held_out: tuple[str, ...]
+    held_out: tuple[Sample, ...]
     subnets: Subnets
-    judge: Judge
     float_quality: float
     label: str
 

@@ -41,12 +41,8 @@ class MaskSettings:
             raise UsageError(f"masks: the rate must be above 0, not {self.rate:g}")
 
     def phases(self, total: int, first: int) -> Phases:
-        """The phases of `total` steps; none begins before step `first`, because the total is not known until then.
+        """The phases of `total` steps, of which nothing is known before step `first`.
 
-        UsageError where the shares leave no step to prune in; a total that is found late always has one.
+        UsageError where the shares leave no step to prune in.
         """
-        if not first:
-            return Phases(total, self.dense, self.fine_tune)
-        start = min(max(round(self.dense * total), first), total - 1) if self.dense else 0
-        end = max(total - round(self.fine_tune * total), first, start + 1)
-        return Phases(total, start / total, (total - end) / total)
+        return Phases(total, self.dense, self.fine_tune, first)

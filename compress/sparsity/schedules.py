@@ -23,15 +23,21 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Phases:
-    """The three phases of `total` steps; `dense` and `fine_tune` are shares of it, not percentages and not steps."""
+    """The three phases of `total` steps; `dense` and `fine_tune` are shares of it, not percentages and not steps.
+
+    `first`: the step before which no phase but the first one begins, because the total is not known until then; 0: it
+    always was. A total that is found late always leaves a step for the decay.
+    """
 
     total: int
     dense: float = 0.0
     fine_tune: float = 0.15
+    first: int = 0
 
     def __post_init__(self) -> None:
         """UsageError where the shares leave no step for the decay."""
-        if self.total < 1 or self.dense < 0 or self.fine_tune < 0 or self.end <= self.start:
+        fits = self.start < self.end <= self.total
+        if self.total < 1 or self.dense < 0 or self.fine_tune < 0 or not fits:
             raise UsageError(
                 f"{self.total} steps with shares of {self.dense:g} dense and {self.fine_tune:g} fine-tuning leave no "
                 "step to prune in; both are shares between 0 and 1"
@@ -40,12 +46,14 @@ class Phases:
     @property
     def start(self) -> int:
         """S0: the first step with a mask."""
-        return round(self.dense * self.total)
+        wanted = round(self.dense * self.total)
+        return min(max(wanted, self.first), self.total - 1) if self.first and self.dense else wanted
 
     @property
     def end(self) -> int:
         """S1: the first step of fine-tuning."""
-        return self.total - round(self.fine_tune * self.total)
+        wanted = self.total - round(self.fine_tune * self.total)
+        return max(wanted, self.first, self.start + 1) if self.first else wanted
 
     def phase(self, step: int) -> Phase:
         """The phase of a step."""

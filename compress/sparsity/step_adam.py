@@ -29,9 +29,8 @@ class StepAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay. All state is in `state_dict`.
 
     `freeze_v_at`: the step from which v stands; "auto": when |v|_1 changes by less than `threshold` over the 1 /
-    (1 - beta2) steps that v averages, so that it never is in
-    the first two such times. `shares`: factors of the weight's shape on the steps of some parameters; weight
-    decay is not scaled.
+    (1 - beta2) steps that v averages, and so not within the first two such times. `shares`: factors of the weight's
+    shape on the steps of some parameters; weight decay is not scaled.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float = 1e-3,

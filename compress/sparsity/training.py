@@ -26,6 +26,7 @@ from compress.sparsity.step_adam import StepAdam
 
 Score = Callable[[str, Tensor], Tensor]
 """(layer, master weight) -> what each weight is worth."""
+_NONE = torch.zeros((), dtype=torch.int64)
 
 
 class Restrict(StrEnum):
@@ -53,7 +54,7 @@ class SparseLayer:
             raise UsageError(f"layer {name!r}: {self.channels} input channels are fewer than a group of {pattern.m}")
         self.sparse = SparseWeight(weight)
         parametrize.register_parametrization(module, "weight", self.sparse)
-        self.flips = self.entries = torch.zeros((), dtype=torch.int64)
+        self.flips = self.entries = _NONE
         """Weights whose mask changed at the last refresh, and those of them that came back into it.
 
         0 from the freeze on, and for the first mask, which changes nothing that was there.
@@ -105,7 +106,7 @@ class SparseTraining:
             if action.pattern is not None and self._due(layer, action, step):
                 due.setdefault(action.pattern, []).append(layer)
             elif action.frozen:
-                layer.flips = layer.entries = torch.zeros((), dtype=torch.int64)
+                layer.flips = layer.entries = _NONE
         for pattern, layers in due.items():
             self._refresh(layers, pattern)
         if self.method.frozen_from(self.phases) == step:

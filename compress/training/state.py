@@ -19,6 +19,7 @@ from bitwright.foundation.files import atomic_path
 
 METADATA = "training"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+DECIDES = "network, plan or settings"
 Groups = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -49,9 +50,9 @@ def save_state(path: Path, position: Position, groups: Groups) -> None:
     write_groups(path, position.__dict__, groups)
 
 
-def load_state(path: Path, fingerprint: str) -> tuple[Position, dict[str, dict[str, Tensor]]]:
-    """What `save_state` wrote. CheckpointError for a damaged file, UsageError for one of another training."""
-    described, groups = read_groups(path, fingerprint)
+def load_state(path: Path, fingerprint: str, decides: str = DECIDES) -> tuple[Position, dict[str, dict[str, Tensor]]]:
+    """What `save_state` wrote; `decides` and errors as in `read_groups`."""
+    described, groups = read_groups(path, fingerprint, decides)
     return Position(**described), groups
 
 
@@ -62,8 +63,13 @@ def write_groups(path: Path, described: dict[str, Any], groups: Groups) -> None:
         save_file(tensors, temporary, metadata={METADATA: json.dumps(described)})
 
 
-def read_groups(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """What `write_groups` wrote. CheckpointError for a damaged file, UsageError for one of another training."""
+def read_groups(
+    path: Path, fingerprint: str, decides: str = DECIDES
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What `write_groups` wrote. CheckpointError for a damaged file, UsageError for one of another training.
+
+    `decides`: what the fingerprint is of, in words for that error.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA)
@@ -74,7 +80,7 @@ def read_groups(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str,
         raise CheckpointError(f"{path} is not the state of a training; delete it to start again")
     described = json.loads(text)
     if described["fingerprint"] != fingerprint:
-        raise UsageError(f"{path} belongs to another network, plan or settings; delete it to start the training again")
+        raise UsageError(f"{path} belongs to another {decides}; delete it to start the training again")
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         group, _, rest = name.partition("/")

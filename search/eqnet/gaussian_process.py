@@ -109,9 +109,10 @@ class GaussianProcess(Predictor):
 
     @staticmethod
     def restored(space: ElasticSpace, state: dict[str, Floats]) -> GaussianProcess:
-        """Of what `save` wrote."""
-        arrays = {name: value for name, value in state.items() if value.ndim}
-        level, scale, noise = (float(state.get(name, np.nan)) for name in ("level", "scale", "noise"))
+        """Of what `save` wrote; KeyError names what is missing of it, other than the noise."""
+        arrays = {name: state[name] for name in ("seen", "weights", "lengths", "variances", "mean", "spread")}
+        level, scale = (float(state[name]) for name in ("level", "scale"))
+        noise = float(state.get("noise", np.nan))
         return GaussianProcess(space, **arrays, level=level, scale=scale, noise=noise)
 
 

@@ -53,16 +53,16 @@ def train(space: ElasticSpace, samples: Sequence[Measured], settings: CqapSettin
 
 
 def load(path: Path) -> Predictor:
-    """Read what `Predictor.save` wrote; UsageError for one of another encoder."""
+    """Read what `Predictor.save` wrote; UsageError for one of another encoder, CheckpointError for a damaged one."""
     try:
         with safe_open(path, framework="numpy") as file:
             described = json.loads((file.metadata() or {})[METADATA])
             kind, space = described["kind"], ElasticSpace.model_validate(described["space"])
-    except (SafetensorError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path} is not an accuracy predictor") from error
-    for regression in REGRESSIONS:
-        if kind == regression.KIND:
-            return regression.restored(space, load_arrays(path))
-    if described["encoder"] != ENCODER:
-        raise UsageError(f"{path} has encoder {described['encoder']}, not {ENCODER}; train it anew")
-    return Cqap.restored(space, load_tensors(path))
+        for regression in REGRESSIONS:
+            if kind == regression.KIND:
+                return regression.restored(space, load_arrays(path))
+        if described["encoder"] != ENCODER:
+            raise UsageError(f"{path} has encoder {described['encoder']}, not {ENCODER}; train it anew")
+        return Cqap.restored(space, load_tensors(path))
+    except (SafetensorError, KeyError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not an accuracy predictor, or is damaged; delete it") from error

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,14 @@ from search.eqnet.space import Configuration, ElasticSpace, LayerChoice
 Evaluate = Callable[[Configuration], float]
 """True quality of a subnet, higher is better."""
 
+
+class Scored(NamedTuple):
+    """True quality of a subnet with the secondary metrics of its evaluation, such as cross-entropy."""
+
+    value: float
+    extra: Mapping[str, float]
+
+
 MARGIN, TOLERANCE = 0.4, 0.1
 """Distance of the targets from the least and greatest width, and of an accepted average from its target."""
 ATTEMPTS, STEEPEST = 400, 30.0
@@ -32,7 +41,7 @@ CHECKED = 0.2
 
 @dataclass(frozen=True)
 class Measured:
-    """A configuration and its true quality. `extra`: secondary metrics of that evaluation, such as cross-entropy."""
+    """A configuration and its true quality. `extra`: the secondary metrics, as in `Scored`."""
 
     configuration: Configuration
     value: float
@@ -110,16 +119,14 @@ def _steepness(allowed: list[tuple[int, ...]], shares: NDArray[np.float64], targ
 
 
 def collect(
-    space: ElasticSpace, accounting: Accounting, evaluate: Evaluate, count: int, *, seed: int, owner: str,
-    path: Path | None = None, form: Form | None = None, part: int = 0, parts: int = 1,
-    extra: Callable[[], Mapping[str, float]] = dict,
+    space: ElasticSpace, accounting: Accounting, evaluate: Callable[[Configuration], float | Scored], count: int, *,
+    seed: int, owner: str, path: Path | None = None, form: Form | None = None, part: int = 0, parts: int = 1,
 ) -> list[Measured]:  # fmt: skip
     """`count` distinct configurations, evaluated; those that `path` (JSON lines) holds are not evaluated again.
 
     What was evaluated is known by the configuration itself, whatever seed, count or form it was drawn with. `owner`
     tells the supernet, the images and what else decides a value apart: a file of another one is a UsageError. Several
-    processes share the work with `part` of `parts`, each with a file of its own. `extra` gives the secondary metrics of
-    the last evaluation.
+    processes share the work with `part` of `parts`, each with a file of its own.
     """
     wanted: dict[str, Configuration] = {}
     index = 0
@@ -132,10 +139,11 @@ def collect(
     found = []
     for key, configuration in track(mine, "evaluating subnets for the predictor"):
         if key not in known:
-            value = evaluate(configuration)
-            known[key] = value, dict(extra())
+            scored = evaluate(configuration)
+            known[key] = scored if isinstance(scored, Scored) else Scored(scored, {})
             if path is not None:
-                _append(path, {"layers": configuration.numbers, "value": value, "extra": known[key][1]})
+                value, extra = known[key]
+                _append(path, {"layers": configuration.numbers, "value": value, "extra": dict(extra)})
         found.append(Measured(configuration, *known[key]))
     return found
 
@@ -144,7 +152,7 @@ def _owner(space: ElasticSpace, owner: str) -> str:
     return hashlib.sha256(f"{space.model_dump_json()}/{owner}".encode()).hexdigest()
 
 
-def _read(path: Path, owner: str) -> dict[str, tuple[float, dict[str, float]]]:
+def _read(path: Path, owner: str) -> dict[str, Scored]:
     """Values and secondary metrics by the configuration's key; a last line that was cut off is dropped."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +167,7 @@ def _read(path: Path, owner: str) -> dict[str, tuple[float, dict[str, float]]]:
         if head["owner"] != owner:
             raise UsageError(f"{path} holds samples of another supernet, space or set of images; choose another --out")
         return {
-            Configuration.of(entry["layers"]).key: (float(entry["value"]), dict(entry.get("extra", {})))
+            Configuration.of(entry["layers"]).key: Scored(float(entry["value"]), dict(entry.get("extra", {})))
             for entry in rest
         }
     except (ValueError, KeyError, TypeError, IndexError) as error:

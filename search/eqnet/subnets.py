@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from torch import Tensor, fx
@@ -15,6 +17,7 @@ from search.eqnet.norms import Calibrator
 from search.eqnet.space import Configuration
 from search.eqnet.supernet import Supernet, evaluating
 from search.layer_sensitivity import Evaluate
+from workloads.workload import Predict
 
 CORRECTED_ON = 100
 """Most images that biases are corrected on."""
@@ -31,17 +34,24 @@ class Subnets:
         self.calibrator = Calibrator(supernet, inputs, batch=batch)
 
     def quality(self, configuration: Configuration) -> float:
-        """True quality of a subnet, in the metric's unit.
+        """True quality of a subnet, in the metric's unit."""
+        with self.network(configuration) as predict:
+            return self.evaluate(predict)
 
-        Without norms to calibrate, it is that of the exported network: weights rounded by the damage to each layer's
-        output, biases corrected. Rounded to nearest, the filters of a narrow network lose so much of their gain, by
-        chance, that neighbouring widths differ by 1 dB either way.
+    @contextmanager
+    def network(self, configuration: Configuration) -> Iterator[Predict]:
+        """What a subnet computes, inside the block.
+
+        Without norms to calibrate, it is the exported network: weights rounded by the damage to each layer's output,
+        biases corrected. Rounded to nearest, the filters of a narrow network lose so much of their gain, by chance,
+        that neighbouring widths differ by 1 dB either way.
         """
         if not self.supernet.has_norms:
-            return self.evaluate(self.export(configuration, Target("subnet")).simulate())
+            yield self.export(configuration, Target("subnet")).simulate()
+            return
         self.calibrator.choose(configuration)
         with evaluating(self.supernet):
-            return self.evaluate(self.supernet)
+            yield self.supernet
 
     def export(self, configuration: Configuration, target: Target) -> CompressedModel:
         """The subnet as integers, for a device."""

@@ -19,7 +19,7 @@ from compress.folding import NORMS, drop_unused_tensors, without_identities
 from compress.graph import aten, clone, layer_nodes, rebuild, set_tensor, tensor, weight_name
 from compress.preparation import prepare
 from compress.ranges import weight_axis
-from compress.statistics import observe
+from compress.statistics import drawn, observe
 from search.eqnet.elastic import ElasticActivation, ElasticWeight, choose_weight
 from search.eqnet.forms import OffsetMode
 from search.eqnet.space import Configuration, ElasticSpace
@@ -140,12 +140,8 @@ class _Draws:
 
     def see(self, value: Tensor) -> None:
         """Draw from the next batch."""
-        flat = value.reshape(-1)
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        if flat.numel() > self.per_batch:
-            seed = crc32(f"{self.name}/{len(self.picked)}".encode())
-            flat = flat[torch.randint(flat.numel(), (self.per_batch,), generator=torch.Generator().manual_seed(seed))]
-        self.picked.append(flat)
+        self.low, self.high = min(self.low, float(value.min())), max(self.high, float(value.max()))
+        self.picked.append(drawn(value, self.per_batch, crc32(f"{self.name}/{len(self.picked)}".encode())))
 
     def values(self) -> Tensor:
         """What was drawn, and the extremes of all that was seen."""

@@ -14,7 +14,7 @@ from search.quantnas.cost_table import CostTable
 from search.quantnas.entropy import Sparsity, sparsity_loss
 from search.quantnas.projection import Projection, scaled
 from search.quantnas.quant_settings import NoiseSource
-from search.quantnas.quantisers import is_step
+from search.quantnas.quantisers import split_steps
 from search.quantnas.settings import SearchSettings
 from search.quantnas.supernet import Supernet
 
@@ -35,9 +35,9 @@ class BilevelStep:
         self.table, self.start_cost = table.to(device), table.uniform()
         self.weights = {n: p for n, p in net.named_parameters() if not n.startswith("logits.")}
         self.logits = {n: p for n, p in net.named_parameters() if n.startswith("logits.")}
+        others, steps = split_steps(self.weights)
         self.weight_optimizer = adam(
-            [p for n, p in self.weights.items() if not is_step(n)], settings.weight_rate, processes,
-            weight_decay=settings.weight_decay, scales=[p for n, p in self.weights.items() if is_step(n)],
+            others, settings.weight_rate, processes, weight_decay=settings.weight_decay, scales=steps,
             scale_rate=settings.scale_rate,
         )  # fmt: skip
         self.alpha_optimizer = adam(
@@ -63,7 +63,7 @@ class BilevelStep:
 
     def loss(self, batch: Batch) -> Tensor:
         """L1 of a batch, []."""
-        return self._pixels(*self._placed(batch))
+        return pixel_loss(self.net, *self._placed(batch), self.settings)
 
     def mixture(self) -> tuple[float, float]:
         """Expected cost of the searched layers, and the sparsity term."""
@@ -71,7 +71,7 @@ class BilevelStep:
             return float(self.table.expected(self.net.alphas())), float(self._sparsity())
 
     def _move_logits(self, x: Tensor, target: Tensor) -> Tensor:
-        pixels = self._pixels(x, target)
+        pixels = pixel_loss(self.net, x, target, self.settings)
         hardware = self.table.expected(self.net.alphas()) / self.start_cost
         torch.autograd.backward(pixels + self._penalty * hardware + self._mu * self._sparsity())
         self.processes.average_gradients(self.logits.values())
@@ -79,7 +79,7 @@ class BilevelStep:
         return pixels.detach()
 
     def _move_weights(self, x: Tensor, target: Tensor) -> Tensor:
-        loss = self._pixels(x, target)
+        loss = pixel_loss(self.net, x, target, self.settings)
         torch.autograd.backward(loss)
         self.processes.average_gradients(self.weights.values())
         nn.utils.clip_grad_norm_(list(self.weights.values()), self.settings.clip)
@@ -93,16 +93,18 @@ class BilevelStep:
             return sparsity_loss(mixed, settings.sparsity, settings.entropy_reduction)
         return sparsity_loss(net.logits.values(), settings.sparsity, settings.entropy_reduction)
 
-    def _pixels(self, x: Tensor, target: Tensor) -> Tensor:
-        device = x.device.type
-        # A cache of cast weights would outlive the capture that filled it.
-        with torch.autocast(device, torch.bfloat16, enabled=self.settings.amp, cache_enabled=device == "cpu"):
-            output = self.net(x)
-        return F.l1_loss(output.float(), target)
-
     def _placed(self, batch: Batch) -> Batch:
         x, target = (part.to(self.processes.device, non_blocking=True) for part in batch)
         return x, target
+
+
+def pixel_loss(net: Supernet, x: Tensor, target: Tensor, settings: SearchSettings) -> Tensor:
+    """L1 of a batch in the precision of the run, []."""
+    device = x.device.type
+    # A cache of cast weights would outlive the capture that filled it.
+    with torch.autocast(device, torch.bfloat16, enabled=settings.amp, cache_enabled=device == "cpu"):
+        output = net(x)
+    return F.l1_loss(output.float(), target)
 
 
 def will_replay(settings: SearchSettings, processes: Processes) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
+from search.quantnas.bilevel_step import Batch, pixel_loss
 from search.quantnas.mixed_layer import MixedLayer
 from search.quantnas.settings import SearchSettings
 from search.quantnas.supernet import Supernet
@@ -54,7 +55,10 @@ def footprint(net: Supernet, sample: tuple[Tensor, Tensor], settings: SearchSett
     device = next(net.parameters()).device
     kept, seconds = [], []
     for count in (1, 2):
-        batch = [part[None].expand(count, *part.shape).to(device).contiguous() for part in sample]
+        x, target = (part[None].expand(count, *part.shape).to(device).contiguous() for part in sample)
+        batch = x, target
+        # The first pass of a size also chooses kernels and takes memory from the system.
+        _seconds(net, batch, settings, weights=True)
         kept.append(max(_kept(net, batch, settings, weights=weights) for weights in (False, True)))
         seconds.append(sum(_seconds(net, batch, settings, weights=weights) for weights in (False, True)))
     net.zero_grad(set_to_none=True)
@@ -67,13 +71,6 @@ def footprint(net: Supernet, sample: tuple[Tensor, Tensor], settings: SearchSett
     return Footprint(whole * passes + ADAM_COPIES * parameters, time_taken, int(free))
 
 
-def _loss(net: Supernet, batch: list[Tensor], settings: SearchSettings) -> Tensor:
-    x, target = batch
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.amp):
-        output = net(x)
-    return torch.nn.functional.l1_loss(output.float(), target)
-
-
 def _learn(net: Supernet, *, weights: bool) -> None:
     net.learn(weights=weights)
     for part in net.modules():
@@ -81,20 +78,20 @@ def _learn(net: Supernet, *, weights: bool) -> None:
             part.learning_statistics = False
 
 
-def _seconds(net: Supernet, batch: list[Tensor], settings: SearchSettings, *, weights: bool) -> float:
+def _seconds(net: Supernet, batch: Batch, settings: SearchSettings, *, weights: bool) -> float:
     """Of both passes."""
     cuda = batch[0].is_cuda
     _learn(net, weights=weights)
     if cuda:
         torch.cuda.synchronize()
     started = time.perf_counter()
-    torch.autograd.backward(_loss(net, batch, settings))
+    torch.autograd.backward(pixel_loss(net, *batch, settings))
     if cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def _kept(net: Supernet, batch: list[Tensor], settings: SearchSettings, *, weights: bool) -> int:
+def _kept(net: Supernet, batch: Batch, settings: SearchSettings, *, weights: bool) -> int:
     """Bytes that the forward pass keeps, as autograd keeps them, each storage once; of layers that are computed twice,
     their inputs and what the largest of them keeps.
     """
@@ -126,7 +123,7 @@ def _kept(net: Supernet, batch: list[Tensor], settings: SearchSettings, *, weigh
         for layer in again:
             layer.recompute = False
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            _loss(net, batch, settings)
+            pixel_loss(net, *batch, settings)
     finally:
         for layer in again:
             layer.recompute = True

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from search.quantnas.quant_conv import QuantConv
 from search.quantnas.quant_settings import ActQuant, Mode, QuantSettings
-from search.quantnas.quantisers import FLOAT_BITS, BitQuantisers, set_measuring
+from search.quantnas.quantisers import FLOAT_BITS, BitQuantisers, measuring
 from workloads.super_resolution.models.searched import (
     ConvSpec,
     Genotype,
@@ -69,12 +69,10 @@ class QuantisedNetwork(nn.Module):
             if isinstance(part, BitQuantisers):
                 part.rounding = rounding
 
-    @torch.no_grad()
     def measure_steps(self, x: Tensor) -> None:
         """Set the steps of all quantisers, those of activations from a batch, layer after layer."""
-        set_measuring(self, True)
-        self(x)
-        set_measuring(self, False)
+        with measuring(self):
+            self(x)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from bitwright.foundation.errors import UsageError
 from hw_profiles import DeviceProfile, DType, Op, PrecisionRule, bytes_moved, estimate_ms
 from hw_profiles.latency_table import LatencyTable
+from hw_profiles.roofline import assumed_slowdowns, rule_ms, slowdown
 from search.quantnas.assignment import Boundary
 from search.quantnas.cost_table import CostTable
 from search.quantnas.quantisers import FLOAT_BITS
@@ -86,11 +87,15 @@ def off_step(space: SearchSpace, profile: DeviceProfile) -> tuple[str, ...]:
 def latency_costs(space: SearchSpace, where: Where, measured: LatencyTable | None = None) -> LatencyCosts:
     """ms of each operation at each bit width at the LR size of `where`, and of each change of precision.
 
-    A convolution whose kernel a latency table holds has its measured time; others have the roofline's, multiplied by
-    the median ratio of measured to estimated times of that precision. UsageError for a width that the device does not
+    A convolution whose kernel a latency table holds has its measured time, times the rule's slowdown where it is
+    emulated; others have the roofline's, multiplied by the median ratio of measured to estimated times of that
+    precision. UsageError for a width that the device does not
     execute, or a profile without peak or bandwidth.
     """
     rules = legal_widths(space, where.profile, where.runtime)
+    fixed_rule = _rule(where.profile, where.runtime, space.fixed_bits)
+    if fixed_rule is None:
+        raise UsageError(f"{where.profile.id} does not execute the fixed parts of the space at {space.fixed_bits} bits")
     known = _Known(where, measured)
     costs, counted = {}, [0, 0]
     for site in space.wiring.sites:
@@ -104,7 +109,9 @@ def latency_costs(space: SearchSpace, where: Where, measured: LatencyTable | Non
     share = counted[0] / max(1, counted[1])
     source = f"{where.profile.id}, {where.runtime}, {where.height}x{where.width}: "
     source += f"{share:.0%} of convolution times measured, the rest estimated by roofline"
-    fixed = _fixed_ms(space, known)
+    if assumed := assumed_slowdowns((*rules.values(), fixed_rule)):
+        source += f"; {assumed}"
+    fixed = _fixed_ms(space, known, fixed_rule)
     sites = {site.name: site for site in space.wiring.sites}
     boundaries = tuple(
         Boundary(producer, consumer, _crossing(sites[producer], sites[consumer], where, rules))
@@ -147,23 +154,23 @@ class _Known:
                (spec.stride, spec.stride))  # fmt: skip
         # Tables record no dilation; padding follows from the sizes.
         if spec.dilation == 1 and key in self._times:
-            return statistics.median(self._times[key]), True
-        return self._estimate(spec, before, after, rule) * self._ratio(rule), False
+            return statistics.median(self._times[key]) * slowdown(rule), True
+        return self._estimate(spec, before, after, rule) * self._ratio(rule.executes_as), False
 
     def _estimate(self, spec: ConvSpec, before: tuple[int, int], after: tuple[int, int], rule: PrecisionRule) -> float:
-        positions = after[0] * after[1]
-        weights = spec.macs_per_position
-        moved = bytes_moved(
-            weights, spec.inputs * before[0] * before[1], spec.outputs * positions, rule.weight_bits, rule.act_bits
-        )
-        return _roofline(weights * positions, moved, rule.executes_as, self.where)
+        positions, weights = after[0] * after[1], spec.macs_per_position
+        inputs, outputs = spec.inputs * before[0] * before[1], spec.outputs * positions
+        profile, cores = self.where.profile, self.where.cores
+        found = rule_ms(rule, weights * positions, weights, inputs, outputs, profile, cores)
+        return _known(found, rule.executes_as, profile)
 
-    def _ratio(self, rule: PrecisionRule) -> float:
+    def _ratio(self, executed: DType) -> float:
         """Median of measured over estimated times of all measured convolutions of this precision; 1 without any."""
-        if rule.executes_as not in self._ratios:
+        if executed not in self._ratios:
+            plain = PrecisionRule(id=executed.value, ops=(Op.CONV,), executes_as=executed, native=True)
             ratios = []
             for (precision, inputs, outputs, window, groups, _), times in self._times.items():
-                if precision != rule.executes_as.value or window is None:
+                if precision != executed.value or window is None:
                     continue
                 assert isinstance(inputs, tuple)
                 assert isinstance(outputs, tuple)
@@ -172,17 +179,14 @@ class _Known:
                 if inputs[0] % groups or outputs[0] % groups:
                     continue
                 spec = ConvSpec(inputs[0], outputs[0], (window[0], window[1]), groups)
-                guess = self._estimate(spec, (inputs[1], inputs[2]), (outputs[1], outputs[2]), rule)
+                guess = self._estimate(spec, (inputs[1], inputs[2]), (outputs[1], outputs[2]), plain)
                 ratios.append(statistics.median(times) / guess)
-            self._ratios[rule.executes_as] = statistics.median(ratios) if ratios else 1.0
-        return self._ratios[rule.executes_as]
+            self._ratios[executed] = statistics.median(ratios) if ratios else 1.0
+        return self._ratios[executed]
 
 
-def _fixed_ms(space: SearchSpace, known: _Known) -> float:
+def _fixed_ms(space: SearchSpace, known: _Known, rule: PrecisionRule) -> float:
     where, total = known.where, 0.0
-    rule = _rule(where.profile, where.runtime, space.fixed_bits)
-    if rule is None:
-        raise UsageError(f"{where.profile.id} does not execute the fixed parts of the space at {space.fixed_bits} bits")
     for part in space.wiring.fixed:
         sides = (where.height * part.factor, where.width * part.factor)
         if part.kind != "esa":
@@ -203,10 +207,13 @@ def _crossing(producer: Site, consumer: Site, where: Where, rules: dict[int, Pre
     for producer_bits in producer.bits:
         row = []
         for consumer_bits in consumer.bits:
-            types = [rules[b].executes_as for b in (producer_bits, consumer_bits)]
-            moved = bytes_moved(0, elements, elements, 8, types[0].bits) // 2
-            moved += bytes_moved(0, elements, elements, 8, types[1].bits) // 2
-            row.append(0.0 if types[0] is types[1] else _roofline(0, moved, DType.FP32, where))
+            read, written = (rules[b].executes_as for b in (producer_bits, consumer_bits))
+            if read is written:
+                row.append(0.0)
+                continue
+            moved = bytes_moved(0, elements, elements, 8, read.bits, written.bits)
+            found = estimate_ms(0, moved, DType.FP32, where.profile, where.cores)
+            row.append(_known(None if found is None else found.ms, DType.FP32, where.profile))
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -218,8 +225,7 @@ def _rule(profile: DeviceProfile, runtime: str, bits: int) -> PrecisionRule | No
     return profile.resolve(Op.CONV, bits, bits, runtime)
 
 
-def _roofline(macs: int, moved: int, executes_as: DType, where: Where) -> float:
-    found = estimate_ms(macs, moved, executes_as, where.profile, where.cores)
-    if found is None:
-        raise UsageError(f"{where.profile.id} gives no peak of {executes_as} or no bandwidth; count --cost bitops")
-    return found.ms
+def _known(ms: float | None, executes_as: DType, profile: DeviceProfile) -> float:
+    if ms is None:
+        raise UsageError(f"{profile.id} gives no peak of {executes_as} or no bandwidth; count --cost bitops")
+    return ms

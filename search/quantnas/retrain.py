@@ -18,12 +18,13 @@ from compress.training.replay import EagerStep, adam, replays, set_share, steppe
 from compress.training.samples import batches
 from compress.training.state import Position, load_state, moments, restore_moments, save_state, seed_step
 from search.quantnas.found_network import QuantisedNetwork
-from search.quantnas.quantisers import is_step
+from search.quantnas.quantisers import split_steps
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, RetrainSettings
 from workloads.super_resolution.models.searched import Genotype
 from workloads.super_resolution.training_data import PatchDataset
 
 STATE = "retrain.safetensors"
+DECIDES = "network, settings or pictures"
 BEST, BEST_EPOCH = "best", "best_epoch"
 Score = Callable[[nn.Module], float]
 OnLog = Callable[[dict[str, float]], None]
@@ -54,16 +55,17 @@ def retrain(genotype: Genotype, data: PatchDataset, settings: RetrainSettings, *
     network.measure_steps(first)
     network.to(processes.device).train()
     named = dict(network.named_parameters())
+    others, steps = split_steps(named)
     optimizer = adam(
-        [p for n, p in named.items() if not is_step(n)], settings.rate, processes, weight_decay=settings.weight_decay,
-        scales=[p for n, p in named.items() if is_step(n)], scale_rate=settings.scale_rate,
+        others, settings.rate, processes, weight_decay=settings.weight_decay, scales=steps,
+        scale_rate=settings.scale_rate,
     )  # fmt: skip
     per_epoch = settings.steps_per_epoch or max(1, data.patches_at(PATCH_SIDE, PATCH_STRIDE) // settings.batch)
     total = settings.epochs * per_epoch
     position = Position(f"{settings.fingerprint()}/{genotype.to_json()}/{data.pictures}")
     best: dict[str, Tensor] = {}
     if path is not None and path.is_file():
-        position, groups = load_state(path, position.fingerprint)
+        position, groups = load_state(path, position.fingerprint, DECIDES)
         network.load_state_dict(groups["net"])
         restore_moments(optimizer, named, "", groups)
         best = groups.get("best", {})

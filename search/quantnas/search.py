@@ -24,13 +24,14 @@ from search.quantnas.cost_table import CostTable
 from search.quantnas.data_split import Split
 from search.quantnas.derive import derive, derive_within
 from search.quantnas.entropy import Sparsity, entropy_coefficient
-from search.quantnas.footprint import Footprint, footprint
+from search.quantnas.footprint import footprint
 from search.quantnas.projection import probabilities
 from search.quantnas.settings import PATCH_SIDE, PATCH_STRIDE, SearchSettings
 from search.quantnas.supernet import Supernet
 from workloads.super_resolution.models.searched import Genotype, SearchSpace
 
 STATE = "search.safetensors"
+DECIDES = "space, cost, settings or pictures"
 MULTIPLIER = "multiplier"
 EVERYONE = -1
 """In place of a rank: what all processes draw alike."""
@@ -53,7 +54,6 @@ class Found:
     history: tuple[dict[str, float], ...]
     alphas: Mapping[str, Tensor]
     seconds: float
-    footprint: Footprint
 
 
 class Search:
@@ -91,9 +91,11 @@ class Search:
             if self.on_log is not None and self.processes.first:
                 for entry in position.history:
                     self.on_log(entry)
-        needs = self._footprint()
-        began, saved, resumed = time.monotonic(), time.monotonic(), position.seconds
         total = settings.epochs * self.per_epoch
+        self._warm(position.step)
+        if position.step < total:
+            self._check_footprint()
+        began, saved, resumed = time.monotonic(), time.monotonic(), position.seconds
         for_weights, for_alphas = (
             batches(part, settings.batch, self.processes, position.step, settings.workers)
             for part in (self.split.weights, self.split.architecture)
@@ -104,7 +106,7 @@ class Search:
             seed_step(settings.seed, position.step, self.processes.rank)
             if not self.steps.replayed:
                 self.net.seed_choices(step_seed(settings.seed, position.step, EVERYONE))
-            self.net.temperature = settings.temperature_at(epoch)
+            self._warm(position.step)
             ended = (position.step + 1) % self.per_epoch == 0
             logged = ended or (position.step + 1) % settings.log_every == 0
             entry = self._alpha_step(next(for_alphas), epoch, logged=logged)
@@ -123,7 +125,11 @@ class Search:
             if late or ended:
                 self._save()
                 saved = time.monotonic()
-        return self._found(needs)
+        return self._found()
+
+    def _warm(self, step: int) -> None:
+        """Set the temperature of a step; behind the last one it is that of the last epoch."""
+        self.net.temperature = self.settings.temperature_at(min(step // self.per_epoch, self.settings.epochs - 1))
 
     def _alpha_step(self, batch: tuple[Tensor, Tensor], epoch: int, *, logged: bool = True) -> dict[str, float]:
         """Move the logits; what is known of the step where it is logged, with the figures of the mixture before it."""
@@ -162,7 +168,7 @@ class Search:
     def _genotype(self) -> Genotype:
         return derive(self.space, self.net.scaled_logits(), adq=self.settings.adq, how=self.settings.derivation)
 
-    def _found(self, needs: Footprint) -> Found:
+    def _found(self) -> Found:
         settings, corrected, genotype = self.settings, 0, self._genotype()
         if settings.budget is not None:
             genotype, corrected = derive_within(
@@ -175,7 +181,7 @@ class Search:
         expected = self.steps.mixture()[0] + self.table.fixed
         return Found(
             genotype, cost, corrected, self.position.values[MULTIPLIER], expected, tuple(self.position.history), seen,
-            self.position.seconds, needs,
+            self.position.seconds,
         )  # fmt: skip
 
     def _log(self, entry: dict[str, float], epoch: int, total: int) -> None:
@@ -220,7 +226,8 @@ class Search:
         )  # fmt: skip
         return widest * len(self.processes.share(self.settings.batch)) * self.settings.patch**2
 
-    def _footprint(self) -> Footprint:
+    def _check_footprint(self) -> None:
+        """Tell what a step takes; UsageError where it does not fit."""
         share = len(self.processes.share(self.settings.batch))
         seed_step(self.settings.seed, -2, self.processes.rank)
         passes = 2 if will_replay(self.settings, self.processes) else 1
@@ -230,7 +237,6 @@ class Search:
             note(f"search: {self.space.name}, {len(self.net.sites)} layers, {self.per_epoch} steps an epoch; "
                  f"{needs.describe()}")  # fmt: skip
         needs.check()
-        return needs
 
     def _fingerprint(self) -> str:
         costs = "".join(f"{float(c.sum()):.9g}," for c in self.table.costs.values())
@@ -247,7 +253,7 @@ class Search:
         save_state(self.path, self.position, groups)
 
     def _restore(self, path: Path) -> Position:
-        self.position, groups = load_state(path, self.position.fingerprint)
+        self.position, groups = load_state(path, self.position.fingerprint, DECIDES)
         self.net.load_state_dict(groups["net"])
         self.alphas = {name: list(groups["alphas"][name].unbind()) for name in self.alphas}
         restore_moments(self.steps.weight_optimizer, self.weights, "weights_", groups)

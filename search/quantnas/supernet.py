@@ -12,7 +12,7 @@ from search.quantnas.operand_noise import NoiseTable
 from search.quantnas.projection import Projection, probabilities, project, scaled
 from search.quantnas.quant_conv import QuantConv
 from search.quantnas.quant_settings import Mode, QuantSettings
-from search.quantnas.quantisers import set_measuring
+from search.quantnas.quantisers import measuring
 from workloads.super_resolution.models.searched import ConvSpec, SearchSpace, Site, Topology
 from workloads.super_resolution.models.searched.adq import ADQ
 from workloads.super_resolution.models.searched.topology import module_key
@@ -130,9 +130,9 @@ class Supernet(nn.Module):
             if isinstance(part, ADQ):
                 part.learning_statistics = weights
 
-    @torch.no_grad()
     def measure_steps(self, x: Tensor) -> None:
-        """Set the steps of all quantisers, those of activations from a batch, layer after layer."""
-        set_measuring(self, True)
-        self(x)
-        set_measuring(self, False)
+        """Set the steps of all quantisers, those of activations from a batch, layer after layer, in the mixture of all
+        choices.
+        """
+        with measuring(self):
+            self.weighted(x, self.alphas())

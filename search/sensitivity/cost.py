@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from bitwright.foundation.errors import UsageError
 from compress.layer_table import LayerRow, LayerTable
 from hw_profiles import DeviceProfile, DType, PrecisionRule, bytes_moved, estimate_ms
-from hw_profiles.roofline import ESTIMATED
+from hw_profiles.roofline import ESTIMATED, assumed_slowdowns, rule_ms
 from search.sensitivity.precision import Assignment, is_float
 
 
@@ -98,31 +98,29 @@ def roofline_cost(
 ) -> SeparableCost:
     """Layers by the profile's roofline at the size of `table`, crossings by the bytes that a conversion moves.
 
-    Values move in the types that the profile stores them in, an emulated width takes as many times what it is executed
-    as takes as its rule says, and layers whose inputs have the same format need no conversion between them.
+    Layers as in `rule_ms`; those whose inputs have the same format need no conversion between them.
 
     For devices of which nothing was measured. UsageError where the profile has no peak or no bandwidth, or a precision
     that it does not execute.
     """
     rows = {row.name: row for row in table.rows}
-    layer_ms = {
-        name: {p: _layer_ms(rows[name], p, profile, runtime, cores) for p in precisions}
-        for name, precisions in allowed.items()
-    }
+    rules = {n: {p: _rule(rows[n], p, profile, runtime) for p in precisions} for n, precisions in allowed.items()}
+    layer_ms = {n: {p: _layer_ms(rows[n], rule, profile, cores) for p, rule in row.items()} for n, row in rules.items()}
     crossings = []
     for producer, consumer in edges:
         elements = rows[consumer].input_elements
-        written, read = (
-            {p: _rule(rows[name], p, profile, runtime) for p in allowed[name]} for name in (producer, consumer)
-        )
         ms = {
-            p: {q: _stream_ms(elements, a, b, profile, cores) for q, b in read.items() if _inputs(a) != _inputs(b)}
-            for p, a in written.items()
+            p: {
+                q: _stream_ms(elements, a, b, profile, cores)
+                for q, b in rules[consumer].items()
+                if _inputs(a) != _inputs(b)
+            }
+            for p, a in rules[producer].items()
         }
         crossings.append(Crossing(producer=producer, consumer=consumer, ms=ms))
-    return SeparableCost(
-        constant_ms=0.0, layer_ms=layer_ms, boundaries=tuple(crossings), source=f"roofline ({ESTIMATED})"
-    )
+    assumed = assumed_slowdowns(rule for row in rules.values() for rule in row.values())
+    source = f"roofline ({'; '.join(filter(None, (ESTIMATED, assumed)))})"
+    return SeparableCost(constant_ms=0.0, layer_ms=layer_ms, boundaries=tuple(crossings), source=source)
 
 
 def _rule(row: LayerRow, precision: str, profile: DeviceProfile, runtime: str) -> PrecisionRule:
@@ -145,12 +143,9 @@ def bits_of(precision: str) -> tuple[int, int]:
     return int(weight), int(activation)
 
 
-def _layer_ms(row: LayerRow, precision: str, profile: DeviceProfile, runtime: str, cores: int) -> float:
-    rule = _rule(row, precision, profile, runtime)
-    stored = rule.weight_dtype.bits, rule.act_dtype.bits
-    moved = bytes_moved(row.weight_elements, row.input_elements, row.output_elements, *stored)
-    slowdown = None if rule.emulation is None else rule.emulation.slowdown
-    return _estimate(row.macs, moved, rule.executes_as, profile, cores) * (slowdown or 1.0)
+def _layer_ms(row: LayerRow, rule: PrecisionRule, profile: DeviceProfile, cores: int) -> float:
+    found = rule_ms(rule, row.macs, row.weight_elements, row.input_elements, row.output_elements, profile, cores)
+    return _known(found, rule.executes_as, profile)
 
 
 def _inputs(rule: PrecisionRule) -> tuple[DType, int]:
@@ -162,12 +157,11 @@ def _stream_ms(
     elements: int, producer: PrecisionRule, consumer: PrecisionRule, profile: DeviceProfile, cores: int
 ) -> float:
     moved = bytes_moved(0, elements, elements, 8, producer.act_dtype.bits, consumer.act_dtype.bits)
-    as_type = DType.FP32
-    return _estimate(0, moved, as_type, profile, cores)
+    found = estimate_ms(0, moved, DType.FP32, profile, cores)
+    return _known(None if found is None else found.ms, DType.FP32, profile)
 
 
-def _estimate(macs: int, moved: int, executes_as: DType, profile: DeviceProfile, cores: int) -> float:
-    found = estimate_ms(macs, moved, executes_as, profile, cores)
-    if found is None:
+def _known(ms: float | None, executes_as: DType, profile: DeviceProfile) -> float:
+    if ms is None:
         raise UsageError(f"{profile.id} gives no peak of {executes_as} or no bandwidth; nothing can be estimated")
-    return found.ms
+    return ms

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
 from bitwright.foundation.errors import CheckpointError, UsageError
@@ -21,7 +23,7 @@ from search.eqnet.gaussian_process import features as process_features
 from search.eqnet.noise_regression import NoiseRegression, features
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
-from search.eqnet.samples import Measured, collect, draw
+from search.eqnet.samples import Measured, Scored, collect, draw
 from search.eqnet.sampling import sandwich
 from search.eqnet.space import Configuration
 from tests.search.eqnet.toy import ACCOUNTING, FORM, SPACE, evaluate_toy, network, toy_samples
@@ -118,8 +120,10 @@ def test_samples_are_kept_resumed_and_shared(tmp_path: Path) -> None:
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="b", path=path)
     told = tmp_path / "told.jsonl"
     for _ in range(2):
-        some = collect(SPACE, ACCOUNTING, evaluate_toy, 2, seed=0, owner="a", path=told, extra=lambda: {"loss": 0.5})
-        assert [s.extra for s in some] == [{"loss": 0.5}] * 2
+        some = collect(
+            SPACE, ACCOUNTING, lambda one: Scored(evaluate_toy(one), {"loss": 0.5}), 2, seed=0, owner="a", path=told
+        )
+        assert [(s.value, s.extra) for s in some] == [(evaluate_toy(s.configuration), {"loss": 0.5}) for s in some]
     path.write_text("[]\n")
     with pytest.raises(CheckpointError, match="damaged"):
         collect(SPACE, ACCOUNTING, evaluate, 8, seed=0, owner="a", path=path)
@@ -253,6 +257,24 @@ def test_the_process_finds_the_noise_of_its_samples_and_is_tuned_on_some_of_many
     loaded = load(tmp_path / "process")
     assert isinstance(loaded, GaussianProcess)
     assert loaded.noise == many.noise
+
+
+def test_a_file_that_lacks_a_part_is_refused_and_one_without_the_noise_is_not(tmp_path: Path) -> None:
+    path, part, samples = tmp_path / "whole", tmp_path / "part", toy_samples(40, 0)
+    net = Cqap(Encoder(SPACE)).eval()
+    for predictor in (GaussianProcess.fit(SPACE, samples), NoiseRegression.fit(SPACE, samples), net):
+        predictor.save(path)
+        arrays = load_file(path)
+        with safe_open(path, "numpy") as file:
+            described = file.metadata()
+        for name in arrays:
+            save_file({n: a for n, a in arrays.items() if n != name}, part, described)
+            if name != "noise":
+                with pytest.raises(CheckpointError, match="damaged"):
+                    load(part)
+                continue
+            some = bits_of([s.configuration for s in samples])
+            assert np.array_equal(load(part).quality(some, FORM), predictor.quality(some, FORM))
 
 
 def test_the_error_of_kendall_is_that_of_other_draws() -> None:

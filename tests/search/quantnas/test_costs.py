@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from bitwright.foundation.errors import ConstraintError, UsageError
-from hw_profiles import load_profile
+from hw_profiles import Emulation, load_profile
 from hw_profiles.kernel import Kernel, TensorType
 from hw_profiles.latency_table import LatencyRow, LatencyTable, Quantiles
 from search.quantnas import Where, bitops_costs, derive_within, latency_costs, network_bitops
@@ -139,6 +141,32 @@ def test_latency_names_what_widths_run_as_and_counts_no_gain_where_there_is_none
     assert found.table.boundaries == ()
     with pytest.raises(UsageError, match="3-bit"):
         latency_costs(space.resized(bits=(3,)), Where(load_profile(X86), "openvino"))
+
+
+def test_an_emulated_width_costs_what_it_is_executed_as() -> None:
+    """4 bits are stored in bytes there: neither fewer bytes nor less work, estimated or corrected by a measurement."""
+    profile = load_profile(X86)
+    rules = [r.model_copy(update={"emulation": Emulation(kind="container", slowdown=1.5)}) if r.id == "w4a4" else r
+             for r in profile.precisions]  # fmt: skip
+    slower = profile.model_copy(update={"precisions": tuple(rules)})
+    tensor = TensorType(shape=(1, 48, 64, 64), dtype="int8")
+    kernel = Kernel(op="Convolution", precision="int8", inputs=(tensor,), outputs=(tensor,), window=(3, 3), macs=1)
+    row = LatencyRow(
+        profile=X86, runtime="openvino", runtime_version="2026", threads=1, ms=Quantiles.of([7.0]), n=1,
+        source="test", fingerprint="here", created="now", kernel=kernel,
+    )  # fmt: skip
+    for bits, measured in itertools.product(((4, 8), (8, 4)), (None, LatencyTable([row]))):
+        space = load_space("rfdn").resized(bits=bits)
+        assumed, known = (
+            latency_costs(space, Where(p, "openvino", height=64, width=64), measured).table for p in (profile, slower)
+        )
+        for name, costs in assumed.costs.items():
+            assert torch.equal(costs[:, 0], costs[:, 1]), name
+            four, eight = known.costs[name][:, bits.index(4)], known.costs[name][:, bits.index(8)]
+            torch.testing.assert_close(four, 1.5 * eight)
+            assert torch.equal(eight, costs[:, 0])
+        assert "slowdown of emulated w4a4 not measured, taken as 1" in assumed.source
+        assert "slowdown" not in known.source
 
 
 def test_latency_charges_a_change_of_precision_in_expectation() -> None:

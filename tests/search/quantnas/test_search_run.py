@@ -105,11 +105,30 @@ def test_resumed_search_ends_where_the_uninterrupted_one_does(split: Split, tmp_
     assert all(torch.equal(found.alphas[name], wanted.alphas[name]) for name in wanted.alphas)
     for name, value in resumed.net.state_dict().items():
         assert torch.equal(value, whole.net.state_dict()[name]), name
-    with pytest.raises(UsageError, match="another network, plan or settings"):
+    with pytest.raises(UsageError, match="another space, cost, settings or pictures"):
         _search(split, tmp_path / STATE, penalty=0.5).run()
     (tmp_path / STATE).write_bytes(b"\0" * 100)
     with pytest.raises(CheckpointError, match="damaged"):
         _search(split, tmp_path / STATE).run()
+
+
+def test_a_search_that_has_ended_stands_at_its_last_temperature(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"temperature": (4.0, 0.05), "derivation": Derivation.MARGINAL}
+    search = _search(split, tmp_path / STATE, **changes)
+    wanted = search.run()
+    assert search.net.temperature == pytest.approx(0.05)
+
+    def unwanted(*_: object) -> None:
+        raise AssertionError("no step is left that a footprint would be told of")
+
+    monkeypatch.setattr("search.quantnas.search.footprint", unwanted)
+    again = _search(split, tmp_path / STATE, **changes)
+    found = again.run()
+    assert (found.genotype, found.expected) == (wanted.genotype, wanted.expected)
+    last = {name: records[-1].flatten() for name, records in found.alphas.items()}
+    assert all(torch.equal(again._probabilities(name), one) for name, one in last.items())
 
 
 def test_killed_search_gives_the_same_genotype(split: Split, data: Path, tmp_path: Path) -> None:
@@ -212,7 +231,7 @@ def _closeness(data: Path) -> object:
     x, target = _patches(data, 20)[5]
 
     def score(network: torch.nn.Module) -> float:
-        return -float((network(x[None]) - target[None]).abs().mean())
+        return -float((network(x[None]) - target[None]).detach().abs().mean())
 
     return score
 
@@ -240,6 +259,9 @@ def test_retraining_learns_resumes_and_keeps_its_best_epoch(genotype: Genotype, 
     for name, value in resumed.network.state_dict().items():
         assert torch.equal(value, whole.network.state_dict()[name]), name
     assert resumed.score == whole.score
+    fewer = _patches(data).part([0, 1], 0)
+    with pytest.raises(UsageError, match="another network, settings or pictures"):
+        retrain(genotype, fewer, RETRAIN, score=score, processes=ALONE, path=path)
 
 
 def test_all_steps_of_the_found_network_are_trained(genotype: Genotype, data: Path) -> None:

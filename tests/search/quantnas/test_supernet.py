@@ -127,7 +127,7 @@ def test_shared_logits_serve_every_cell() -> None:
         basic.logits["cells_body_0"][0] = 3.0
     alphas = basic.alphas()
     assert torch.equal(alphas["cells.0.body.0"], alphas["cells.2.body.0"])
-    assert float(alphas["cells.1.body.0"][0, 0]) > 0.5
+    assert float(alphas["cells.1.body.0"].detach()[0, 0]) > 0.5
 
 
 # Noise.
@@ -177,6 +177,20 @@ def test_direct_steps_are_registered_trained_and_saved() -> None:
     optimizer.step()
     moved = [n for n, p in net.named_parameters() if n in steps and not torch.equal(p, before[n])]
     assert len(moved) > 0.9 * len(steps)
+
+
+@pytest.mark.parametrize("projection", [Projection.GUMBEL_HARD, Projection.MASKED])
+def test_steps_of_choices_that_a_projection_leaves_out_are_measured_too(projection: Projection) -> None:
+    measured = []
+    for kind in (Projection.SOFTMAX, projection):
+        torch.manual_seed(0)
+        net = Supernet(load_space("basic").resized(width=6, cells=1), QuantSettings(mode=Mode.DIRECT))
+        net.projection = kind
+        before = {n: p.detach().clone() for n, p in net.named_parameters() if "log_step" in n}
+        net.measure_steps(torch.rand(2, 3, 8, 8))
+        measured.append({n: p.detach() for n, p in net.named_parameters() if n in before})
+        assert not [n for n in before if torch.equal(before[n], measured[-1][n])]
+    assert all(torch.equal(step, measured[1][n]) for n, step in measured[0].items())
 
 
 def test_one_hot_direct_mixture_is_the_derived_convolution_bit_for_bit() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, fx
@@ -211,11 +212,9 @@ class Grouping:
             self._fix(node)
             return
         members = [self.variables[s] for s in listed if isinstance(s, fx.Node)]
-        if dimension(node, 1, node.meta["val"].dim()) == 1:
-            self._tie(node, self.variables[node], [v for part in members for v in part])
-        else:
-            for part in members:
-                self._tie(node, self.variables[node], part)
+        joined = dimension(node, 1, node.meta["val"].dim()) == 1
+        for part in [list(chain.from_iterable(members))] if joined else members:
+            self._tie(node, self.variables[node], part)
 
     def _shuffle(self, node: fx.Node) -> None:
         source, factor = node.args[0], node.args[1]

@@ -26,6 +26,14 @@ def data() -> Path:
     return DATA
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU, as this process sees it."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which SSH server the tests had, where some needed one."""
     reports = (report for found in terminalreporter.stats.values() for report in found)

@@ -15,9 +15,9 @@ from benchmarks import gpu_products
 from benchmarks.gpu_kernels import DENSE, SPARSE, two_of_four
 from benchmarks.gpu_products import SHAPES, Shape, apart, ratio, tables
 from bitwright.foundation.errors import DeviceError
+from tests.marks import needs_gpu
 
 KILLER = "2:4 int8"
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels of a GPU")
 
 
 def _fake(pipe: Connection, shape: Shape, rounds: int, skipped: Mapping[str, str]) -> None:
@@ -74,7 +74,7 @@ def test_two_of_four_inputs_are_kept() -> None:
     assert torch.equal(kept, weight.reshape(16, 8, 4).abs().topk(2, 2).values.sum(2))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
                                   tmp_path: Path) -> None:  # fmt: skip
     monkeypatch.setattr("sys.argv", ["gpu_products", "--out", str(tmp_path)])

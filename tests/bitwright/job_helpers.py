@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 
 from bitwright.cli.app import run
 from bitwright.runs.request import CompressRequest
-from deploy.gpu import gpu_here
-from hw_profiles import installed_runtimes
+from tests.marks import needs_tensorrt_rtx
 from workloads.super_resolution.models.plain import PlainSR, PlainSRConfig
 
 DEVICE = "x86-avx512-vnni-bf16"
@@ -64,16 +63,15 @@ def compress(capsys: pytest.CaptureFixture[str], checkpoint: Path, photos: Path,
 
 
 def _without(more: tuple[str | Path, ...]) -> tuple[str, ...]:
-    """The quick settings less those that are given anyway."""
+    """The quick settings less those that are given anyway, and that of rounding where a precision is given."""
+    taken = {*more, "--iterations"} if "--precision" in more else {*more}
     pairs = zip(QUICK[::2], QUICK[1::2], strict=True)
-    return tuple(word for pair in pairs if pair[0] not in more for word in pair)
+    return tuple(word for pair in pairs if pair[0] not in taken for word in pair)
 
 
 def for_a_gpu_elsewhere(test: Callable[..., None]) -> Callable[..., None]:
-    """A test that builds an engine and is told that it cannot run here."""
-    absent = not installed_runtimes().get("tensorrt-rtx")
-    skip = pytest.mark.skipif(gpu_here() == "8.9" or absent, reason="needs TensorRT-RTX, and no GPU of SM 8.9")
-    return pytest.mark.engine(skip(test))
+    """A test that builds an engine and is told that it cannot run here, on a machine with a GPU as well."""
+    return pytest.mark.engine(needs_tensorrt_rtx(pytest.mark.usefixtures("no_gpu")(test)))
 
 
 def tiny_network(scale: int = 2, width: int = 8, depth: int = 3) -> PlainSR:

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.engine import Runtime
-from hw_profiles import installed_runtimes
 from tests.bitwright.job_helpers import command, compress, read_json
 from tests.deploy.aarch64 import require_arm
 from tests.deploy.bundle_helpers import start
 from tests.deploy.far_machine import start_server
+from tests.marks import needs_litert, on_x86
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="an Arm processor is not of another architecture here"),
-]
+pytestmark = [pytest.mark.engine, on_x86]
 PACKAGES = {Runtime.ONNXRUNTIME: "onnxruntime", Runtime.LITERT: "ai_edge_litert"}
 
 
-@pytest.mark.parametrize("runtime", [pytest.param(Runtime.ONNXRUNTIME, marks=pytest.mark.long), Runtime.LITERT])
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(Runtime.ONNXRUNTIME, marks=pytest.mark.long), pytest.param(Runtime.LITERT, marks=needs_litert)],
+)
 def test_what_is_compressed_here_executes_there_as_planned(
     runtime: Runtime, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     python = require_arm(PACKAGES[runtime])
-    if not installed_runtimes()[runtime]:
-        pytest.skip(f"{runtime} is not installed")
     run, set5, file = tmp_path / "run", data / "sr" / "test" / "Set5", tmp_path / "espcn.pyz"
     more = ("--device", "raspberry-pi-5", "--runtime", runtime, "--eval", set5, "--no-reconstruct")
     ended = compress(capsys, data / "checkpoints" / "espcn_x4.pth", set5, run, *more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,38 +14,23 @@ from bitwright.runs.precision import Precision
 from bitwright.runs.runtime_choice import baseline_runtime, choose_runtime, require_installed
 from deploy.engine import Runtime
 from deploy.engines import read_spec
-from deploy.gpu import gpu_here
 from hw_profiles import list_profiles, load_profile
 from tests.bitwright.job_helpers import (
-    DEVICE,
-    QUICK,
-    Ended,
     command,
+    compress,
     for_a_gpu_elsewhere,
     read_json,
     some_photos,
     tiny_checkpoint,
 )
-from tests.deploy.runtimes import NO_COMPILER
-
-needs_gpu = pytest.mark.skipif(gpu_here() is None, reason="runs on a GPU")
-
-
-def compress(capsys: pytest.CaptureFixture[str], checkpoint: Path, photos: Path, out: Path, *more: str) -> Ended:
-    """`bitwright compress` with the smallest settings, without those of rounding."""
-    at = QUICK.index("--iterations")
-    device = () if "--device" in more else ("--device", DEVICE)
-    quick = (*QUICK[:at], *QUICK[at + 2 :], *device)
-    return command(capsys, "compress", checkpoint, "--data", photos, "--out", out, *quick, *more)
+from tests.marks import GPU, needs_compiler, needs_gpu
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("runtime", ["openvino", "torch"])
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("torch", marks=needs_compiler)])
 def test_every_layer_in_bf16_on_a_processor(
     runtime: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if runtime == "torch" and NO_COMPILER is not None:
-        pytest.skip(str(NO_COMPILER))
     if not torch.cpu.get_capabilities().get("avx512_bf16"):
         pytest.skip("this processor does not multiply in bf16")
     # torch has no counterpart of the first one's repeated input; OpenVINO rounds less often than torch does.
@@ -107,8 +93,8 @@ def test_a_precision_that_the_device_lacks_is_refused_by_name(
     assert not (tmp_path / "run" / "report.json").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
+@pytest.mark.usefixtures("no_gpu")
+@needs_compiler
 @pytest.mark.parametrize("device", ["h100-sxm", "a100-sxm-80gb", "rtx-4090"])
 def test_torch_for_a_gpu_that_is_not_here_says_so_before_any_work(
     device: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -122,14 +108,13 @@ def test_torch_for_a_gpu_that_is_not_here_says_so_before_any_work(
 
 @needs_gpu
 @pytest.mark.engine
-@pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
+@needs_compiler
 def test_a_job_on_the_gpu_that_is_here_times_both_engines_on_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    isa = "sm_" + str(gpu_here()).replace(".", "")
-    fitting = [p.id for p in list_profiles() if p.arch.isa == isa and p.runtime("torch") is not None]
+    fitting = [p.id for p in list_profiles() if p.arch.isa == GPU and p.runtime("torch") is not None]
     if not fitting:
-        pytest.skip(f"no profile with torch is of {isa}")
+        pytest.skip(f"no profile with torch is of {GPU}")
     photos, run = some_photos(data, tmp_path / "photos", 3), tmp_path / "run"
     more = ("--device", fitting[0], "--runtime", "torch", "--precision", "fp16")
     ended = compress(capsys, data / "checkpoints" / "espcn_x2.pth", photos, run, *more)
@@ -197,10 +182,8 @@ def test_a_torch_for_processors_alone_comes_after_what_is_to_be_installed(monkey
         choose_runtime(ada, "torch", Precision.FP16)
 
 
-def test_where_tensorrt_is_missing_the_other_ways_are_told() -> None:
-    pytest.importorskip("onnxruntime")
-    if runtime_choice.installed_runtimes().get("tensorrt"):
-        pytest.skip("TensorRT is installed")
+def test_where_tensorrt_is_missing_the_other_ways_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
 
     def told(device: str, precision: Precision = Precision.INT8) -> str:
         with pytest.raises(MissingPackageError) as caught:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,11 @@ from bitwright.runs.folder import RunFolder
 from bitwright.runs.job import Job
 from bitwright.runs.runtime_choice import choose_runtime
 from deploy.engine import Runtime
-from hw_profiles import installed_runtimes, load_profile
+from hw_profiles import load_profile
 from tests.bitwright.job_helpers import Ended, command, compress, read_json, some_photos, tiny_checkpoint, tiny_request
+from tests.marks import needs_litert, on_x86
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="an Arm processor is not of another architecture here"),
-]
+pytestmark = [pytest.mark.engine, on_x86]
 PI = ("--device", "raspberry-pi-5")
 NETWORKS = """
 from torch import nn
@@ -76,12 +73,10 @@ def job(capsys: pytest.CaptureFixture[str], data: Path, checkpoint: Path, run: P
     return compress(capsys, checkpoint, photos, run, "--no-reconstruct", *PI, *more)
 
 
-@pytest.mark.parametrize("runtime", [Runtime.ONNXRUNTIME, Runtime.LITERT])
+@pytest.mark.parametrize("runtime", [Runtime.ONNXRUNTIME, pytest.param(Runtime.LITERT, marks=needs_litert)])
 def test_no_kernel_of_this_machine_changes_the_plan_and_no_time_of_it_is_told(
     runtime: Runtime, data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not installed_runtimes()[runtime]:
-        pytest.skip(f"{runtime} is not installed")
     run = tmp_path / "run"
     ended = job(capsys, data, checkpoint, run, "--runtime", runtime, "--model", "networks:leaky")
     assert ended.code == 0, ended.err
@@ -108,11 +103,10 @@ def test_no_kernel_of_this_machine_changes_the_plan_and_no_time_of_it_is_told(
     assert f"bitwright measure {run} --on ssh://USER@HOST" in refused
 
 
+@needs_litert
 def test_litert_comes_first_and_onnx_runtime_where_it_lacks_an_operator(
     data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not installed_runtimes()[Runtime.LITERT]:
-        pytest.skip("LiteRT is not installed")
     assert choose_runtime(load_profile("raspberry-pi-5"), None) is Runtime.LITERT
     named = job(capsys, data, checkpoint, tmp_path / "named", "--runtime", "litert", "--model", "networks:smooth")
     assert "(Softplus): this operator has no counterpart" in named.refusal()
@@ -127,11 +121,10 @@ def test_litert_comes_first_and_onnx_runtime_where_it_lacks_an_operator(
     assert "lacks an operator" not in job(capsys, data, checkpoint, tmp_path / "dry", *more).out
 
 
+@needs_litert
 def test_a_device_of_litert_alone_is_told_what_litert_lacks(
     data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not installed_runtimes()[Runtime.LITERT]:
-        pytest.skip("LiteRT is not installed")
     phone = tmp_path / "phone.yaml"
     phone.write_text(PHONE)
     more = ("--model", "networks:smooth", "--device", str(phone))

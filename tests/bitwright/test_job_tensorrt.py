@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,11 @@ from bitwright.runs.built import build_audited
 from bitwright.runs.reopen import compressed_network, reopened
 from compress.plan import Plan
 from deploy.engines import read_spec
-from deploy.gpu import gpu_here
 from search.layer_sensitivity import restricted
 from tests.bitwright.job_helpers import command, compress, read_json, some_photos, tiny_checkpoint
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
-pytestmark = [pytest.mark.engine, pytest.mark.skipif(gpu_here() == "8.9", reason="the GPU of the tests is here")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("no_gpu")]
 
 DEVICE = ("--device", "rtx-4090")
 
@@ -83,14 +83,14 @@ def test_what_takes_running_is_refused_before_any_work(
 
 
 def test_hopper_names_the_runtime_that_is_missing(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     ended = compress(capsys, checkpoint, photos, tmp_path / "run", "--device", "h100-sxm")
     line = ended.refusal(2)
-    assert (
-        "tensorrt cannot be imported (No module named 'tensorrt'); install it with: pip install 'tensorrt>=11'" in line
-    )
+    missing = "tensorrt cannot be imported (import of tensorrt halted; None in sys.modules)"
+    assert f"{missing}; install it with: pip install 'tensorrt>=11'" in line
     assert "--extra-index-url https://pypi.nvidia.com" in line
     assert line.endswith(", or take --runtime torch --precision fp16; h100-sxm does not name TensorRT-RTX")
     wrong = compress(

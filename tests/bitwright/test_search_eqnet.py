@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from deploy.latency import ComparisonResult
 from deploy.onnx_formats import verify_formats
 from search.eqnet.supernet import trainable_graph
 from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
+from tests.marks import on_x86
 from workloads.loading import load_checkpoint
 
 SMALL = (
@@ -41,7 +41,7 @@ MANY = (DEVICE, "x86-avx2", "arm-dotprod", "raspberry-pi-5", "rtx-4090", "coral-
         "hexagon-htp-v73")  # fmt: skip
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+@on_x86
 def test_one_supernet_gives_eight_devices_their_own_form(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +102,7 @@ def test_one_supernet_gives_eight_devices_their_own_form(
     assert "another steps" in command(capsys, *words, "--resume", "--steps", "3").refusal()
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+@on_x86
 def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +129,7 @@ def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     assert read_json(tmp_path / "run" / "devices" / DEVICE / "device.json") == device
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+@on_x86
 def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
     assert "the narrowest network has" in unreachable.err
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+@on_x86
 def test_costs_are_corrected_by_the_time_of_an_engine_where_a_device_leaves_a_choice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

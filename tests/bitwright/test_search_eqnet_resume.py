@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from bitwright.runs.eqnet_result import EngineLatency
 from bitwright.runs.lock import FolderLock
 from deploy.latency import ComparisonResult
 from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
+from tests.marks import on_x86
 
 QUICK = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--calibration-count", "8")
 
@@ -58,7 +58,7 @@ def test_a_device_without_a_width_of_the_supernet_is_told_before_the_training(
     assert not (tmp_path / "run" / "supernet.safetensors").exists()
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds x86 engines")
+@on_x86
 def test_a_plan_that_keeps_the_budget_is_not_lost_to_later_ones_that_miss_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

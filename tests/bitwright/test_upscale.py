@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,8 @@ import bitwright
 from deploy.engines import load_engine, read_spec
 from deploy.verify import engine_predict
 from tests.bitwright.job_helpers import command, compress, some_photos, tiny_checkpoint, tiny_network
-from tests.bitwright.upscale_helpers import Pooled, float_engine, photo, pixels, save, whole
+from tests.bitwright.upscale_helpers import Pooled, enlarger, float_engine, photo, pixels, save, upscaled_apart, whole
 from tests.workloads.png_reader import decode, encode
-from workloads.loading import load_checkpoint
 from workloads.super_resolution.bicubic import upscale as bicubic
 from workloads.super_resolution.format import Color, SRFormat
 from workloads.super_resolution.network_format import to_network, to_samples
@@ -115,9 +113,8 @@ def test_grey_stays_grey_and_alpha_is_resampled(engine: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_luma_network_gets_the_chroma_of_bicubic(data: Path, tmp_path: Path, grey: bool) -> None:
-    loaded = load_checkpoint(data / "checkpoints" / "fsrcnn_x2.pth")
-    io = loaded.workload.io  # type: ignore[attr-defined]
-    built = float_engine(loaded.module, io, tmp_path / "engine")
+    network, io = enlarger(data, "fsrcnn_x2")
+    built = float_engine(network, io, tmp_path / "engine")
     picture = photo(100, 130)
     if grey:
         picture = np.repeat(picture[:, :, :1], 3, axis=2)
@@ -153,25 +150,21 @@ def test_memory_decides_the_tile_and_is_kept(tmp_path: Path) -> None:
     built = float_engine(network, network.io, tmp_path / "engine")
     save(tmp_path, a=np.tile(photo(300, 300), (2, 2, 1)))
 
-    def with_memory(limit: str, *more: str) -> subprocess.CompletedProcess[str]:
-        words = ("upscale", built, tmp_path / "a.png", "--threads", "1", "--json", "--overwrite", "--memory", limit)
-        whole_command = [sys.executable, "-m", "bitwright", *map(str, words), "--out", str(tmp_path / "b.png"), *more]
-        return subprocess.run(whole_command, capture_output=True, text=True, check=False)
+    def with_memory(limit: str, *more: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        words = ("--overwrite", "--memory", limit, *more)
+        return upscaled_apart(built, tmp_path / "a.png", tmp_path / "b.png", *words, code=code)
 
     wide = json.loads(with_memory("16G").stdout)
     assert wide["tiling"]["tile"] == 256
     for less, least in ((30 << 20, 128), (50 << 20, 64)):
         limit = wide["memory"]["estimate"] - less
         done = with_memory(str(limit))
-        assert done.returncode == 0, done.stderr
         assert "GiB resident, limit" in done.stderr
         tight = json.loads(done.stdout)
         assert least <= tight["tiling"]["tile"] < 256
         assert tight["memory"]["peak"] <= tight["memory"]["estimate"] <= limit
-    refused = with_memory("20M")
-    assert refused.returncode == 2
-    assert "--memory 0.02G is too little" in refused.stderr
-    assert "smaller --tile" in with_memory("20M", "--tile", "64").stderr
+    assert "--memory 0.02G is too little" in with_memory("20M", code=2).stderr
+    assert "smaller --tile" in with_memory("20M", "--tile", "64", code=2).stderr
 
 
 def test_the_whole_picture_is_never_in_memory(engine: Path, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,21 @@ from bitwright.runs.upscale_engine import picture_format
 from bitwright.runs.upscale_tiles import choose
 from deploy.engine import EngineSpec, Runtime, ShapeRange
 from deploy.engines import SPEC_FILE, build_engine, read_spec
-from deploy.gpu import gpu_here
 from hw_profiles import load_profile
 from tests.bitwright.job_helpers import command, tiny_network
-from tests.bitwright.upscale_helpers import Pooled, float_engine, int8_engine, photo, pixels, save, whole
-from tests.deploy.runtimes import NO_COMPILER, TIMED_ON_CPU
-from workloads.loading import load_checkpoint
+from tests.bitwright.upscale_helpers import (
+    Pooled,
+    enlarger,
+    float_engine,
+    int8_engine,
+    photo,
+    pixels,
+    save,
+    upscaled_apart,
+    whole,
+)
+from tests.deploy.runtimes import TIMED_ON_CPU
+from tests.marks import needs_compiler, needs_litert, needs_tensorrt_rtx
 from workloads.super_resolution.format import Color, SRFormat
 
 pytestmark = pytest.mark.engine
@@ -36,9 +43,8 @@ NO_HALO = SRFormat(2, Color.RGB, 1.0)
 
 @pytest.mark.parametrize("runtime", [runtime for runtime in TIMED_ON_CPU if runtime is not Runtime.TORCH])
 def test_an_int8_engine_has_no_seams(data: Path, tmp_path: Path, runtime: Runtime) -> None:
-    loaded = load_checkpoint(data / "checkpoints" / "espcn_x3.pth")
-    io = loaded.workload.io  # type: ignore[attr-defined]
-    built = int8_engine(loaded.module, io, tmp_path / "engine", runtime)
+    network, io = enlarger(data, "espcn_x3")
+    built = int8_engine(network, io, tmp_path / "engine", runtime)
     picture = photo(140, 190)
     save(tmp_path, a=picture)
     done = bitwright.upscale(built, tmp_path / "a.png", out=tmp_path / "large.png", tile=48, threads=1, memory=16 << 30)
@@ -49,11 +55,12 @@ def test_an_int8_engine_has_no_seams(data: Path, tmp_path: Path, runtime: Runtim
     assert done.pictures[0].seam_largest <= 1
 
 
-@pytest.mark.parametrize("runtime", [Runtime.LITERT, Runtime.TORCH])
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(Runtime.LITERT, marks=needs_litert), pytest.param(Runtime.TORCH, marks=needs_compiler)],
+)
 def test_no_tile_that_is_tried_takes_more_memory_than_allowed(tmp_path: Path, runtime: Runtime) -> None:
     """Of engines whose artefact is no ONNX file, in processes of their own, which begin with nothing in memory."""
-    if runtime not in TIMED_ON_CPU:
-        pytest.skip(str(NO_COMPILER))
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.ReLU()]
     network = nn.Sequential(*layers, nn.Conv2d(128, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
@@ -62,11 +69,7 @@ def test_no_tile_that_is_tried_takes_more_memory_than_allowed(tmp_path: Path, ru
 
     def with_memory(limit: int) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         out = tmp_path / f"{limit}.png"
-        words = ("upscale", built, tmp_path / "a.png", "--threads", "1", "--json", "--memory", limit, "--out", out)
-        done = subprocess.run(
-            [sys.executable, "-m", "bitwright", *map(str, words)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = upscaled_apart(built, tmp_path / "a.png", out, "--memory", str(limit))
         return json.loads(done.stdout), pixels(out)
 
     wide, expected = with_memory(16 << 30)
@@ -98,9 +101,9 @@ def test_tiles_keep_to_the_sizes_that_a_compiled_engine_takes(tmp_path: Path, ca
         assert said in command(capsys, *words, *more).refusal()
 
 
-@pytest.mark.skipif(gpu_here() == "8.6", reason="the GPU of the test is here")
+@needs_tensorrt_rtx
+@pytest.mark.usefixtures("no_gpu")
 def test_an_engine_for_a_gpu_says_that_it_enlarges_pictures(tmp_path: Path, capsys: Capture) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
     network, device = tiny_network(), load_profile("rtx-3060")
     file = float_engine(network, network.io, tmp_path / "float") / "model.onnx"
     engine = tmp_path / "engine"

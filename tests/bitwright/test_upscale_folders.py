@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bitwright.runs.upscale_request import parse_bytes
 from deploy.engine import EngineSpec
 from deploy.engines import SPEC_FILE
 from tests.bitwright.job_helpers import command, tiny_network
-from tests.bitwright.upscale_helpers import Pooled, float_engine, photo, pixels, save
+from tests.bitwright.upscale_helpers import Pooled, float_engine, photo, pixels, save, upscaled_apart
 from tests.workloads.png_reader import encode
 from workloads.super_resolution.format import Color, SRFormat
 
@@ -74,20 +75,20 @@ def names(folder: Path) -> set[str]:
 
 def test_a_stopped_job_goes_on_where_it_stopped(engine: Path, frames: Path, tmp_path: Path) -> None:
     out, straight = tmp_path / "out", tmp_path / "straight"
-    settings = {"tile": 40, "threads": 1, "memory": 16 << 30}
-    bitwright.upscale(engine, frames, out=straight, **settings)  # type: ignore[arg-type]
+    upscale = partial(bitwright.upscale, engine, frames, tile=40, threads=1, memory=16 << 30)
+    upscale(out=straight)
     tiles = 6
     with pytest.raises(KeyboardInterrupt), progress.reporting_to(StopsAt(2 * tiles + 3)):
-        bitwright.upscale(engine, frames, out=out, **settings)  # type: ignore[arg-type]
+        upscale(out=out)
     assert names(out) == {"frame_0.png", "frame_1.png", JOURNAL}
     before = (out / "frame_0.png").stat().st_mtime_ns
-    done = bitwright.upscale(engine, frames, out=out, **settings)  # type: ignore[arg-type]
+    done = upscale(out=out)
     assert done.already_done == ("frame_0.png", "frame_1.png")
     assert [one.name for one in done.pictures] == [f"frame_{i}.png" for i in range(2, 6)]
     assert (out / "frame_0.png").stat().st_mtime_ns == before
     for i in range(6):
         assert (out / f"frame_{i}.png").read_bytes() == (straight / f"frame_{i}.png").read_bytes()
-    again = bitwright.upscale(engine, frames, out=out, **settings)  # type: ignore[arg-type]
+    again = upscale(out=out)
     assert (again.pictures, len(again.already_done), again.memory) == ((), 6, None)
 
 
@@ -99,16 +100,8 @@ def test_a_call_with_another_memory_limit_mixes_no_tiles_that_show(tmp_path: Pat
     built = float_engine(network, SRFormat(2, Color.RGB, 1.0), tmp_path / "engine")
     frames = save(tmp_path / "frames", a=photo(260, 200), b=photo(200, 260))
 
-    def ended(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-        words = ("upscale", built, frames, "--out", out, "--threads", "1", "--json", *more)
-        return subprocess.run(
-            [sys.executable, "-m", "bitwright", *map(str, words)], capture_output=True, check=False, text=True
-        )
-
     def upscaled(out: Path, *more: str) -> Any:
-        done = ended(out, *more)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(upscaled_apart(built, frames, out, *more).stdout)
 
     large = upscaled(tmp_path / "wide", "--memory", "16G")
     limit = str(large["memory"]["estimate"] - (40 << 20))
@@ -117,8 +110,7 @@ def test_a_call_with_another_memory_limit_mixes_no_tiles_that_show(tmp_path: Pat
     expected = (tmp_path / "tight" / "b.png").read_bytes()
     assert expected != (tmp_path / "wide" / "b.png").read_bytes()
     (tmp_path / "tight" / "b.png").unlink()
-    refused = ended(tmp_path / "tight", "--memory", "20M")
-    assert refused.returncode == 2
+    refused = upscaled_apart(built, frames, tmp_path / "tight", "--memory", "20M", code=2)
     begun = f"{tmp_path / 'tight'} was begun with tiles of {tight['tiling']['tile']}"
     assert refused.stderr.rstrip().endswith(f"give more, or another --out: {begun}")
     again = upscaled(tmp_path / "tight", "--memory", "16G")

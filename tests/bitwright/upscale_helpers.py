@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from deploy.engines import build_engine, load_engine, read_spec
 from deploy.onnx_export import export_float, export_quantized
 from deploy.verify import engine_predict
 from workloads.embedded.pictures import read_picture
+from workloads.loading import load_checkpoint
 from workloads.super_resolution.bicubic import upscale as bicubic
 from workloads.super_resolution.format import SRFormat
 from workloads.super_resolution.network_format import to_network, to_rgb
@@ -45,6 +48,24 @@ class Pooled(nn.Module):
         attention = torch.sigmoid(self.scale(x.mean((2, 3), keepdim=True)))
         enlarged: Tensor = self.shuffle(repeated + 0.1 * self.conv(x) * attention)
         return enlarged
+
+
+def enlarger(data: Path, name: str) -> tuple[nn.Module, SRFormat]:
+    """The network of a checkpoint, and what it takes and gives."""
+    loaded = load_checkpoint(data / "checkpoints" / f"{name}.pth")
+    assert isinstance(loaded.workload, SuperResolution)
+    return loaded.module, loaded.workload.io
+
+
+def upscaled_apart(
+    engine: Path, source: Path, out: Path, *more: str, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """`bitwright upscale --json` in a process of its own, which begins with nothing in memory and ends with `code`."""
+    words = ("upscale", engine, source, "--out", out, "--threads", "1", "--json", *more)
+    whole_command = [sys.executable, "-m", "bitwright", *map(str, words)]
+    done = subprocess.run(whole_command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
 
 
 def float_engine(network: nn.Module, io: SRFormat | None, folder: Path, runtime: Runtime = Runtime.ONNXRUNTIME) -> Path:

@@ -48,16 +48,16 @@ def make_bundle(
     **settings: float,
 ) -> Bundle:
     """Engines of the quantised file for `runtime`, and of the float one for ONNX Runtime, on `x` or on noise."""
+    if x is None:
+        x = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
     candidates = [Candidate("engine", folder / "engine"), Candidate("float", folder / "float")]
     for candidate, source, engine in (
         (candidates[0], quantized, runtime),
         (candidates[1], floats, Runtime.ONNXRUNTIME),
     ):
         if not candidate.folder.exists():
-            shape = (SHAPE if x is None else x.shape) if engine is Runtime.OPENVINO else None
+            shape = x.shape if engine is Runtime.OPENVINO else None
             build_engine(source, candidate.folder, runtime=engine, profile="any", input_shape=shape)
-    if x is None:
-        x = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
     file = folder / "bundle.pyz"
     return Bundle(file, write_bundle(file, candidates, x, protocol(**settings), run=folder))  # type: ignore[arg-type]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,15 @@ from compress.compressed import CompressedModel
 from compress.graph import capture, layer_nodes
 from compress.placement import place
 from compress.plan import LayerPlan, Placement, Plan
-from compress.quantizers import A8, W8, QuantFormat
+from compress.quantizers import A8, W8, Granularity, QuantFormat
 from compress.ranges import RangeMethod, set_ranges
 from compress.statistics import collect
 from deploy.onnx_export import export_float, export_quantized
 from tests.deploy.bundle_helpers import Bundle, make_bundle
+from tests.deploy.far_machine import SshServer, start_server
 
 Quantize = Callable[..., CompressedModel]
+SIGNED = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=True, signed=True)
 
 
 class Network(nn.Module):
@@ -103,6 +105,27 @@ def quantized_file(model: CompressedModel, inputs: Tensor, tmp_path_factory: pyt
     path = tmp_path_factory.mktemp("quantized") / "quantized.onnx"
     export_quantized(model, inputs[:1], path)
     return path
+
+
+@pytest.fixture(scope="session")
+def symmetric(quantize: Quantize, network: Network) -> CompressedModel:
+    """The network in the form that TensorRT takes."""
+    return quantize(network, Placement.INPUTS, activation=SIGNED)
+
+
+@pytest.fixture(scope="session")
+def symmetric_file(symmetric: CompressedModel, inputs: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("symmetric") / "net.onnx"
+    export_quantized(symmetric, inputs[:1], path, quantize_bias=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """A real SSH server on loopback."""
+    started = start_server(tmp_path_factory.mktemp("ssh"))
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="module")

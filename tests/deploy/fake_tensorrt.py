@@ -13,8 +13,6 @@ from typing import Any
 
 import onnx
 
-SEEN = "seen"
-
 
 class Cache:
     """Times of kernels by layer; its bytes begin with what wrote it."""
@@ -102,7 +100,6 @@ def fake_tensorrt(version: str, gpu: str = "sm89") -> ModuleType:
     module.ProfilingVerbosity = IntEnum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "DETAILED"])
     module.LayerInformationFormat = IntEnum("LayerInformationFormat", ["ONELINE", "JSON"])
     module.ILogger, module.OnnxParser = ILogger, Parser
-    module.Logger = SimpleNamespace
     module.Logger = type("Logger", (ILogger,), {"ERROR": 1, "__init__": lambda self, severity: None})
 
     class Builder:

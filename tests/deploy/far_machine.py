@@ -23,6 +23,7 @@ from tests.deploy.sshd_machine import sshd_command
 HOSTILE = 'a b;touch pwned&$(touch pwned)`touch pwned` it\'s "quoted" *\nünï'
 """A file name that does harm wherever it is not handled as a name."""
 
+FETCHED = "OpenSSH's, fetched for tests"
 _ALONE = ("PYTHONPATH", "PYTHONHOME")
 
 
@@ -114,16 +115,11 @@ def start_server(folder: Path) -> SshServer:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     user = psutil.Process().username()
-    words = ("-D", "-e", "-f", str(_sshd_config(folder, host, port)))
-    installed, fetched = _usable_sshd(), sshd_command(*words)
-    if installed is not None:
-        command = [installed, *words]
-    elif fetched is not None:
-        command = fetched
-    elif importlib.util.find_spec("asyncssh") is not None:
+    kind, command = _openssh("-D", "-e", "-f", str(_sshd_config(folder, host, port)))
+    if command is None:
+        if importlib.util.find_spec("asyncssh") is None:
+            pytest.skip("no SSH server: install openssh-server, or asyncssh (extra dev)")
         command = [sys.executable, str(Path(__file__).with_name("asyncssh_server.py")), str(folder), str(port)]
-    else:
-        pytest.skip("no SSH server: install openssh-server, or asyncssh (extra dev)")
     (folder / "client_config").write_text(
         f"IdentityFile {client}\nIdentitiesOnly yes\nIdentityAgent none\n"
         f"UserKnownHostsFile {folder / 'known_hosts'}\nGlobalKnownHostsFile /dev/null\n"
@@ -134,16 +130,21 @@ def start_server(folder: Path) -> SshServer:
     process = subprocess.Popen(command, stdout=log, stderr=log)
     log.close()
     program = _await_banner(process, port, folder / "server.log")
-    return SshServer(process, port, user, folder, program, apart=command is fetched)
+    return SshServer(process, port, user, folder, program, apart=kind == FETCHED)
 
 
 def ssh_server() -> str:
     """Which server `start_server` starts, in words."""
-    if _usable_sshd() is not None:
-        return "OpenSSH's, as it is installed"
-    if sshd_command() is not None:
-        return "OpenSSH's, fetched for tests"
-    return "asyncssh's; python tests/deploy/sshd_machine.py fetches OpenSSH's"
+    return _openssh()[0]
+
+
+def _openssh(*words: str) -> tuple[str, list[str] | None]:
+    """The server in words, and what starts OpenSSH's with these arguments; None where asyncssh's takes its place."""
+    if (installed := _usable_sshd()) is not None:
+        return "OpenSSH's, as it is installed", [installed, *words]
+    if (fetched := sshd_command(*words)) is not None:
+        return FETCHED, fetched
+    return "asyncssh's; python tests/deploy/sshd_machine.py fetches OpenSSH's", None
 
 
 def _usable_sshd() -> str | None:

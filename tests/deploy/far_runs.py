@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 
 from bitwright.foundation.errors import BitwrightError, DeviceError
-from deploy.remote import FarBundle, Transport
+from deploy.remote import FarBundle, Manifest, Results, Transport
 from deploy.remote.sample_log import SAMPLES
 from tests.deploy.bundle_helpers import Bundle
+from tests.deploy.far_machine import runners
 
 
 def far(transport: Transport, bundle: Bundle, folder: Path, python: str = sys.executable) -> FarBundle:
@@ -18,6 +19,17 @@ def far(transport: Transport, bundle: Bundle, folder: Path, python: str = sys.ex
 
 def samples_of(machine: FarBundle) -> Path:
     return Path(machine.place, "results", SAMPLES)
+
+
+def goes_on(machine: FarBundle, target: Path, manifest: Manifest, sessions: int = 1) -> None:
+    """Measure again: what was measured is kept, a runner that is still there is followed, and none is left behind."""
+    before = samples_of(machine).read_bytes()
+    machine.measure(target)
+    assert target.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    result = Results.read(target).comparison(manifest)
+    assert result.elsewhere is not None
+    assert result.elsewhere.sessions == sessions
+    assert runners(Path(machine.place)) == []
 
 
 class Background(threading.Thread):

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from bitwright.foundation.errors import MissingPackageError
 from deploy.engine import Runtime
-from deploy.engines.sessions import SESSIONS
-from deploy.torch_aot.compile import require_compiler
+from deploy.engines.sessions import EXECUTED_SUFFIX, SESSIONS
+from tests.marks import HAS_COMPILER
 
-
-def _no_compiler() -> str | None:
-    try:
-        require_compiler()
-    except MissingPackageError as error:
-        return str(error)
-    return None
-
-
-NO_COMPILER = _no_compiler()
-"""Why no torch engine can be made on this machine; None where one can."""
-
-RUN_ON_CPU = [r for r in Runtime if not r.compiles and (r is not Runtime.TORCH or NO_COMPILER is None)]
+RUN_ON_CPU = [r for r in Runtime if not r.compiles and (r is not Runtime.TORCH or HAS_COMPILER)]
 """Those whose engines run on any machine; engines of the others are built and audited in tests of their own."""
 
 TIMED_ON_CPU = [runtime for runtime in RUN_ON_CPU if runtime.why_not_timed is None]
@@ -27,6 +14,9 @@ TIMED_ON_CPU = [runtime for runtime in RUN_ON_CPU if runtime.why_not_timed is No
 
 IN_BUNDLES = [runtime for runtime in TIMED_ON_CPU if runtime in SESSIONS]
 """Those of them whose engines a bundle carries."""
+
+TELL_EXECUTED = [runtime for runtime in IN_BUNDLES if runtime in EXECUTED_SUFFIX]
+"""Those of them that tell on any machine what they execute there."""
 
 TELL_TIMES = [runtime for runtime in Runtime if runtime.tells_node_times]
 """Those that tell the time of each node."""

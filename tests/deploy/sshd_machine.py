@@ -15,6 +15,8 @@ from pathlib import Path
 FOLDER = Path(os.environ.get("BITWRIGHT_SSHD", Path(__file__).resolve().parents[2] / ".sshd"))
 PACKAGES = ("openssh-server", "libwrap0", "libnsl2", "libtirpc3")
 """The server and what openssh-client does not bring along."""
+MADE = "passwd"
+"""The users that the server sees: written last, and removed where it does not start."""
 START = """
 set -e
 mount --bind "$1/passwd" /etc/passwd
@@ -30,7 +32,7 @@ exec "$program" "$@"
 
 def sshd_command(*words: str) -> list[str] | None:
     """What starts the server with these arguments; None where it was not made or cannot be started."""
-    if not (FOLDER / "passwd").is_file() or os.geteuid() != 0 or shutil.which("unshare") is None:
+    if not (FOLDER / MADE).is_file() or os.geteuid() != 0 or shutil.which("unshare") is None:
         return None
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", START, "sshd", str(FOLDER), *words]
 
@@ -46,19 +48,29 @@ def make(folder: Path) -> None:
     for package in packages.iterdir():
         _run("dpkg-deb", "-x", str(package), str(root))
     users = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("sshd:")]
-    (folder / "passwd").write_text("\n".join([*users, "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin"]) + "\n")
+    (folder / MADE).write_text("\n".join([*users, "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin"]) + "\n")
 
 
 def _run(*words: str, cwd: Path | None = None) -> None:
     subprocess.run(words, cwd=cwd, check=True, timeout=600, stdout=subprocess.DEVNULL)
 
 
+def require_start() -> None:
+    """SystemExit where the server does not start; it then counts as not made, so that asyncssh's takes its place."""
+    why = "the server needs root's rights and unshare (package util-linux)"
+    try:
+        command = sshd_command("-V")
+        if command is not None:
+            told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stderr
+            why = "" if "OpenSSH" in told else f"the server does not start: {told}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = f"the server does not start: {error}"
+    if why:
+        (FOLDER / MADE).unlink(missing_ok=True)
+        raise SystemExit(why)
+
+
 if __name__ == "__main__":
     make(FOLDER)
-    command = sshd_command("-V")
-    if command is None:
-        raise SystemExit("the server needs root's rights and unshare (package util-linux)")
-    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stderr
-    if "OpenSSH" not in told:
-        raise SystemExit(f"the server does not start: {told}")
+    require_start()
     sys.stdout.write(f"{FOLDER} is ready\n")

@@ -17,7 +17,7 @@ from deploy.remote import AdbAddress, AdbTransport, Results, SshTransport, trans
 from tests.deploy.adb_machine import SERIAL, AdbDevice, adb_device
 from tests.deploy.bundle_helpers import Bundle
 from tests.deploy.far_machine import await_rounds, bare_python, kill, runners
-from tests.deploy.far_runs import Background, far, samples_of
+from tests.deploy.far_runs import Background, far, goes_on, samples_of
 from tests.listener import Listener
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="adb is not installed")
@@ -62,11 +62,7 @@ def test_a_connection_that_drops_loses_nothing(transport: AdbTransport, long_bun
     assert "the same command goes on with it" in first.ended_with()
     [runner] = runners(tmp_path)
     assert runner.is_running()
-    machine.measure(tmp_path / "samples")
-    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
-    assert result.elsewhere is not None
-    assert result.elsewhere.sessions == 1, "the second call has followed the runner of the first"
-    assert runners(tmp_path) == []
+    goes_on(machine, tmp_path / "samples", long_bundle.manifest)
 
 
 def test_a_device_that_is_unplugged_is_gone_on_with(
@@ -93,10 +89,7 @@ def test_a_runner_that_was_killed_there_goes_on_where_it_was(
     [runner] = runners(tmp_path)
     kill(runner)
     assert "was killed there by signal 9" in first.ended_with()
-    machine.measure(tmp_path / "samples")
-    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
-    assert result.elsewhere is not None
-    assert result.elsewhere.sessions == 2
+    goes_on(machine, tmp_path / "samples", long_bundle.manifest, sessions=2)
 
 
 def test_how_a_command_ended_and_what_it_printed_come_apart(transport: AdbTransport) -> None:

@@ -12,8 +12,7 @@ from torch import nn
 from bitwright.foundation.errors import DeviceError, UsageError
 from deploy.engines.cuda_run import EAGER_RUNS, CudaRun
 from tests.deploy.fake_cuda import COPY_MS, Doubling, FakeCuda
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="times a GPU")
+from tests.marks import needs_gpu
 
 
 def pictures(count: int, *shape: int) -> list[np.ndarray]:

@@ -14,15 +14,12 @@ from bitwright.foundation.errors import UsageError
 from compress.compressed import CompressedModel
 from deploy.audit import Audit, audit
 from deploy.engines import load_engine
-from deploy.engines.sessions import EXECUTED_SUFFIX
 from deploy.remote import Results, audit_elsewhere
 from tests.deploy.bundle_helpers import Bundle, make_bundle, start
-from tests.deploy.runtimes import IN_BUNDLES
-
-TELL = [runtime for runtime in IN_BUNDLES if runtime in EXECUTED_SUFFIX]
+from tests.deploy.runtimes import TELL_EXECUTED
 
 
-@pytest.fixture(scope="module", params=TELL)
+@pytest.fixture(scope="module", params=TELL_EXECUTED)
 def bundle(
     request: pytest.FixtureRequest, quantized_file: Path, float_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:

@@ -12,7 +12,7 @@ from deploy.engine import Runtime
 from deploy.engines import SPEC_FILE, build_engine, read_spec
 from deploy.footprint import footprint
 from hw_profiles import load_profile
-from tests.deploy.runtimes import NO_COMPILER
+from tests.marks import needs_compiler
 from workloads.super_resolution.format import Color, SRFormat
 
 
@@ -45,7 +45,7 @@ def test_litert_needs_its_onnx_file_for_pictures_of_other_sizes(quantized_file: 
     assert pictures.beside == ()
 
 
-@pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
+@needs_compiler
 def test_torch_needs_a_gpu_where_its_package_is_for_one(float_file: Path, tmp_path: Path) -> None:
     build_engine(float_file, tmp_path, runtime=Runtime.TORCH, profile="any")
     found = footprint(tmp_path)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.marks import needs_compiler
 
 DRIVER = """
 #include <stdio.h>
@@ -89,7 +90,7 @@ def compiled(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@needs_compiler
 def test_gpus_count_energy_or_tell_power_or_are_left_out(tmp_path: Path) -> None:
     found = told(compiled(tmp_path))
     # 1.5 J more each time that it is read: when it is found, and then.
@@ -98,7 +99,7 @@ def test_gpus_count_energy_or_tell_power_or_are_left_out(tmp_path: Path) -> None
     assert "gpu2" not in found
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@needs_compiler
 def test_gpus_and_their_clocks_are_recorded_and_what_they_do_not_tell_is_none(tmp_path: Path) -> None:
     found = json.loads(told(compiled(tmp_path), MACHINE))
     card = {"driver": "580.1", "compute_capability": "9.0", "max_clock_mhz": 1980.0, "power_limit_w": 700.0}

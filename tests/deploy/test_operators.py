@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,10 @@ from deploy.engine import Runtime
 from deploy.onnx_export import export_float, export_quantized
 from tests.deploy.operators import OPERATORS, RUNS, SIZES, Call, first_precision, reference, sample, set_parameters
 from tests.deploy.qdq_networks import Sketch
+from tests.marks import needs_litert
 
-no_litert = pytest.mark.skipif(
-    find_spec("ai_edge_litert") is None, reason="LiteRT is not installed: pip install 'bitwright[edge]'"
-)
 runtimes = pytest.mark.parametrize(
-    "runtime", [pytest.param(each, marks=no_litert if each is Runtime.LITERT else ()) for each in RUNS]
+    "runtime", [pytest.param(each, marks=needs_litert if each is Runtime.LITERT else ()) for each in RUNS]
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,9 @@ from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.foundation.progress import reporting_to
 from deploy.remote import Results, SshAddress, SshTransport
 from tests.deploy.bundle_helpers import Bundle
-from tests.deploy.far_machine import HOSTILE, SshServer, await_rounds, bare_python, kill, runners, start_server
-from tests.deploy.far_runs import Background, far, samples_of
+from tests.deploy.far_machine import HOSTILE, SshServer, await_rounds, bare_python, kill, runners
+from tests.deploy.far_runs import Background, far, goes_on, samples_of
 from tests.listener import Listener
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    started = start_server(tmp_path_factory.mktemp("ssh"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture
@@ -159,12 +151,7 @@ def test_a_runner_that_was_killed_there_goes_on_where_it_was(
     [runner] = runners(tmp_path)
     kill(runner)
     assert "the same command goes on with it" in first.ended_with()
-    before = samples_of(machine).read_bytes()
-    machine.measure(tmp_path / "samples")
-    assert (tmp_path / "samples").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
-    assert result.elsewhere is not None
-    assert result.elsewhere.sessions == 2
+    goes_on(machine, tmp_path / "samples", long_bundle.manifest, sessions=2)
 
 
 def ssh_clients(server: SshServer) -> list[psutil.Process]:
@@ -182,15 +169,9 @@ def test_a_connection_that_drops_loses_nothing(
     [client] = ssh_clients(server)
     client.kill()
     first.ended_with()
-    before = samples_of(machine).read_bytes()
     [runner] = runners(tmp_path)
     assert runner.is_running(), "the runner goes on without a connection"
-    machine.measure(tmp_path / "samples")
-    assert (tmp_path / "samples").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
-    assert result.elsewhere is not None
-    assert result.elsewhere.sessions == 1, "the second call has followed the runner of the first"
-    assert runners(tmp_path) == []
+    goes_on(machine, tmp_path / "samples", long_bundle.manifest)
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "-rf"])

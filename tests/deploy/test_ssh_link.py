@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.remote import Results, SshAddress, SshTransport
+from tests.deploy import sshd_machine
 from tests.deploy.bundle_helpers import Bundle
-from tests.deploy.far_machine import SshServer, await_rounds, runners, ssh_server, start_server
-from tests.deploy.far_runs import Background, far, samples_of
+from tests.deploy.far_machine import SshServer, await_rounds, ssh_server
+from tests.deploy.far_runs import Background, far, goes_on, samples_of
 from tests.deploy.link import link
 
 HOSTILE_CONFIG = """
@@ -41,13 +41,6 @@ serveralivecountmax 3
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    started = start_server(tmp_path_factory.mktemp("ssh"))
-    yield started
-    started.stop()
-
-
 def behind(server: SshServer, port: int, alive_seconds: int = 10) -> SshTransport:
     address = SshAddress("127.0.0.1", server.user, port)
     return SshTransport(address, server.behind(port), alive_seconds=alive_seconds)
@@ -55,6 +48,16 @@ def behind(server: SshServer, port: int, alive_seconds: int = 10) -> SshTranspor
 
 def test_openssh_s_own_server_is_preferred(server: SshServer) -> None:
     assert server.program.startswith("OpenSSH" if ssh_server().startswith("OpenSSH") else "AsyncSSH")
+
+
+def test_a_fetched_server_that_does_not_start_counts_as_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sshd_machine, "FOLDER", tmp_path)
+    (tmp_path / sshd_machine.MADE).write_text(Path("/etc/passwd").read_text())
+    with pytest.raises(SystemExit, match=r"the server (does not start|needs)"):
+        sshd_machine.require_start()
+    assert sshd_machine.sshd_command() is None
 
 
 def test_a_slow_link_takes_its_time_and_loses_nothing(server: SshServer, bundle: Bundle, tmp_path: Path) -> None:
@@ -81,14 +84,9 @@ def test_a_link_that_goes_silent_is_given_up_and_the_measurement_gone_on_with(
     assert "not responding" in told
     assert told.endswith("what was measured is kept there: the same command goes on with it")
     assert "\n" not in told
-    before = samples_of(machine).read_bytes()
     again = far(behind(server, server.port), long_bundle, tmp_path / "there")
-    again.measure(tmp_path / "samples")
-    assert (tmp_path / "samples").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    result = Results.read(tmp_path / "samples").comparison(long_bundle.manifest)
-    assert result.elsewhere is not None
-    assert result.elsewhere.sessions == 1, "the second call has followed the runner of the first"
-    assert runners(tmp_path) == []
+    assert again.place == machine.place
+    goes_on(again, tmp_path / "samples", long_bundle.manifest)
 
 
 def test_no_configuration_makes_it_less_careful(server: SshServer, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from bitwright.foundation.errors import UsageError, VerificationError
 from compress.compressed import CompressedModel
 from compress.nm_pattern import Sparsity
 from compress.plan import Placement
-from compress.quantizers import Granularity, QuantFormat
 from deploy.audit import audit
 from deploy.engine import Runtime, ShapeRange, SparseTactics
 from deploy.engines import build_engine, load_engine, read_spec
@@ -24,25 +23,13 @@ from deploy.engines.tensorrt_target import GpuTarget
 from deploy.onnx_export import export_quantized
 from deploy.onnx_sparsity import verify_nm
 from hw_profiles import DeviceProfile, load_profile
+from tests.deploy.conftest import SIGNED
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'bitwright[tensorrt-rtx]'")
 
-SIGNED = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=True, signed=True)
 RTX = Runtime.TENSORRT_RTX
 SHAPES = ShapeRange.around((1, 3, 24, 32), 8)
 DEVICE = "rtx-3060"
-
-
-@pytest.fixture(scope="module")
-def symmetric(quantize, network: nn.Module) -> CompressedModel:
-    return quantize(network, Placement.INPUTS, activation=SIGNED)
-
-
-@pytest.fixture(scope="module")
-def file(symmetric: CompressedModel, inputs: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("symmetric") / "net.onnx"
-    export_quantized(symmetric, inputs[:1], path, quantize_bias=False)
-    return path
 
 
 def device_of(isa: str) -> DeviceProfile:
@@ -62,10 +49,10 @@ def build(path: Path, folder: Path, device: DeviceProfile) -> TensorRtEngine:
 @pytest.mark.engine
 @pytest.mark.parametrize("isa", ["sm_80", "sm_86", "sm_89", "sm_120"])
 def test_one_file_is_built_for_every_architecture_with_all_layers_on_integers(
-    isa: str, symmetric: CompressedModel, file: Path, tmp_path: Path
+    isa: str, symmetric: CompressedModel, symmetric_file: Path, tmp_path: Path
 ) -> None:
-    engine = build(file, tmp_path, device_of(isa))
-    result = audit(engine, file, symmetric.plan)
+    engine = build(symmetric_file, tmp_path, device_of(isa))
+    result = audit(engine, symmetric_file, symmetric.plan)
     result.require()
     assert result.executed == {"int8": 4}
     assert {layer.kernel for layer in result.layers} == {"correlation"}
@@ -76,8 +63,10 @@ def test_one_file_is_built_for_every_architecture_with_all_layers_on_integers(
 
 
 @pytest.mark.engine
-def test_turing_is_built_in_float_and_the_audit_says_so(symmetric: CompressedModel, file: Path, tmp_path: Path) -> None:
-    result = audit(build(file, tmp_path, device_of("sm_75")), file, symmetric.plan)
+def test_turing_is_built_in_float_and_the_audit_says_so(
+    symmetric: CompressedModel, symmetric_file: Path, tmp_path: Path
+) -> None:
+    result = audit(build(symmetric_file, tmp_path, device_of("sm_75")), symmetric_file, symmetric.plan)
     assert result.executed == {"fp32": 4}
     with pytest.raises(VerificationError, match="4 of 4 layers did not execute as planned in tensorrt-rtx: head"):
         result.require()

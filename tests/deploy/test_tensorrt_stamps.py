@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from bitwright.foundation.errors import DeviceError, UsageError
 from deploy.engines import SPEC_FILE, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
-from deploy.gpu import gpu_here
 from hw_profiles import load_profile
-from tests.deploy.test_tensorrt_engine import DEVICE, build, device_of, file, symmetric
+from tests.deploy.test_tensorrt_engine import DEVICE, build, device_of
+from tests.marks import GPU, needs_gpu
 
-__all__ = ["file", "symmetric"]
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
+MEMBER = str(GPU).upper().replace("_", "")
 
 
 @pytest.fixture(scope="module")
-def built(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(symmetric_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
-    build(file, folder, load_profile(DEVICE))
+    build(symmetric_file, folder, load_profile(DEVICE))
     return folder
 
 
@@ -79,9 +80,8 @@ def test_a_changed_engine_or_record_is_refused(copied: Path) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("no_gpu")
 def test_running_without_the_gpu_says_which_one_is_needed(built: Path) -> None:
-    if gpu_here() == "8.6":
-        pytest.skip("the GPU that the engine is for is here")
     engine = load_engine(built, 1)
     with pytest.raises(DeviceError, match=r"net\.engine cannot run here: .* compute capability 8\.6 \(rtx-3060\)"):
         engine.run(np.zeros((1, 3, 24, 32), np.float32))
@@ -91,12 +91,13 @@ def test_running_without_the_gpu_says_which_one_is_needed(built: Path) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(gpu_here() not in {"7.5", "8.0", "8.6", "8.9", "12.0"}, reason="needs a GPU of TensorRT-RTX's")
+@needs_gpu
+@pytest.mark.skipif(MEMBER not in tensorrt_rtx.ComputeCapability.__members__, reason=f"TensorRT-RTX has no {GPU}")
 @pytest.mark.parametrize("graph", [False, True])
 def test_on_its_gpu_it_computes_what_torch_does_and_tells_its_stages(
     graph: bool, network: nn.Module, inputs: Tensor, float_file: Path, tmp_path: Path
 ) -> None:
-    device = device_of("sm_" + str(gpu_here()).replace(".", ""))
+    device = device_of(str(GPU))
     engine = build(float_file, tmp_path, device)
     if graph:
         engine.use_cuda_graph()

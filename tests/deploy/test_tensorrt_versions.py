@@ -7,34 +7,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
 from compress.compressed import CompressedModel
-from compress.plan import Placement
-from compress.quantizers import Granularity, QuantFormat
 from deploy import gpu as gpu_module
 from deploy.audit import audit
 from deploy.engine import Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine
-from deploy.onnx_export import export_quantized
 from hw_profiles import load_profile
 from tests.deploy.fake_tensorrt import fake_tensorrt
 
-SIGNED = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=True, signed=True)
 SHAPES = ShapeRange.around((1, 3, 24, 32), 8)
 DEVICE = load_profile("rtx-4090")
-
-
-@pytest.fixture
-def model(quantize, network: nn.Module) -> CompressedModel:
-    return quantize(network, Placement.INPUTS, activation=SIGNED)
-
-
-@pytest.fixture
-def file(model: CompressedModel, inputs: Tensor, tmp_path: Path) -> Path:
-    export_quantized(model, inputs[:1], tmp_path / "net.onnx", quantize_bias=False)
-    return tmp_path / "net.onnx"
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +40,10 @@ def build(file: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("version", ["10.13.3.9", "11.3.0"])
 def test_networks_are_strongly_typed_in_both_versions(
-    version: str, model: CompressedModel, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, symmetric: CompressedModel, symmetric_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install(monkeypatch, version)
-    build(file, tmp_path / "engine")
+    build(symmetric_file, tmp_path / "engine")
     (seen,) = module.seen
     assert seen.network.strong
     assert seen.config.flags == set()
@@ -68,12 +52,14 @@ def test_networks_are_strongly_typed_in_both_versions(
     assert list(profile.shapes.values()) == [(SHAPES.smallest, SHAPES.usual, SHAPES.largest)]
     engine = load_engine(tmp_path / "engine", 1, device=DEVICE)
     assert engine.spec.runtime_version == version
-    result = audit(engine, file, model.plan)
+    result = audit(engine, symmetric_file, symmetric.plan)
     result.require()
     assert result.executed == {"int8": 4}
 
 
-def test_builds_share_the_times_of_kernels(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_share_the_times_of_kernels(
+    symmetric_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for version, gpu, timed in (
         ("10.13.3.9", "sm89", [4, 0]),
         # Another version has a cache of its own; one that another card of the same architecture wrote is refused.
@@ -83,7 +69,7 @@ def test_builds_share_the_times_of_kernels(file: Path, tmp_path: Path, monkeypat
         module = install(monkeypatch, version, gpu)
         for number in range(2):
             folder = tmp_path / f"{version}-{gpu}-{number}"
-            build(file, folder)
+            build(symmetric_file, folder)
             assert sorted(path.suffix for path in folder.iterdir()) == [".engine", ".json", ".json", ".onnx"]
         assert [len(seen.timed) for seen in module.seen] == timed
     kept = sorted(path.name for path in (tmp_path / "caches" / "bitwright" / "tensorrt").iterdir())
@@ -91,12 +77,12 @@ def test_builds_share_the_times_of_kernels(file: Path, tmp_path: Path, monkeypat
 
 
 def test_a_gpu_that_is_not_the_one_to_build_for_is_named(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    symmetric_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, "11.3.0")
     for here, found in (("8.6", "the GPU here has 8.6; for this"), (None, "there is no GPU here that torch can use")):
         monkeypatch.setattr(gpu_module, "gpu_here", lambda here=here: here)
         told = rf"build it on such a machine or use .* tensorrt-rtx: it needs .* 8\.9 \(rtx-4090\) and {found}"
         with pytest.raises(UsageError, match=told):
-            build(file, tmp_path / "engine")
+            build(symmetric_file, tmp_path / "engine")
     assert not (tmp_path / "engine").exists()

@@ -29,11 +29,11 @@ from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import Package
 from deploy.torch_aot.proof import require_equal
 from hw_profiles import load_profile
-from tests.deploy.runtimes import NO_COMPILER
+from tests.marks import needs_compiler
 
 TORCH = Runtime.TORCH
 
-pytestmark = pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
+pytestmark = needs_compiler
 
 
 def built(path: Path, folder: Path, precision: FloatPrecision = FloatPrecision.FP32, threads: int = 1) -> TorchEngine:
@@ -169,12 +169,13 @@ def test_without_a_compiler_it_says_what_to_install(
     assert not (tmp_path / "engine").exists()
 
 
-def test_a_device_that_torch_cannot_compile_for_here_is_refused(float_file: Path, tmp_path: Path) -> None:
+def test_a_device_that_torch_cannot_compile_for_here_is_refused(
+    float_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "engine"
     with pytest.raises(UsageError, match=r"ethos-u55-256 is neither"):
         build_engine(float_file, folder, runtime=TORCH, profile="x", device=load_profile("ethos-u55-256"))
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=r"finds no CUDA GPU here") as caught:
         build_engine(float_file, folder, runtime=TORCH, profile="x", device=load_profile("h100-sxm"))
     assert caught.value.exit_code == 5

@@ -19,16 +19,15 @@ from deploy.audit import audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import SPEC_FILE, build_engine, load_engine, read_spec
 from deploy.engines.torch_nodes import executed_nodes
-from deploy.gpu import gpu_here, without_tf32
+from deploy.gpu import without_tf32
 from deploy.onnx_export import export_quantized
 from hw_profiles import DeviceProfile, load_profile
-from tests.deploy.runtimes import NO_COMPILER
+from tests.marks import GPU, needs_compiler, needs_gpu
 
 TORCH = Runtime.TORCH
 FLOATS = (FloatPrecision.FP32, FloatPrecision.BF16, FloatPrecision.FP16)
 
-pytestmark = pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="compiles for a GPU")
+pytestmark = needs_compiler
 
 
 @pytest.fixture
@@ -177,8 +176,7 @@ def test_what_runs_without_tf32_leaves_it_as_it_was(allowed: tuple[bool, bool]) 
 def device_here() -> DeviceProfile:
     """A profile of the GPU of this machine."""
     known = load_profile("h100-sxm")
-    isa = "sm_" + str(gpu_here()).replace(".", "")
-    return known.model_copy(update={"arch": known.arch.model_copy(update={"isa": isa})})
+    return known.model_copy(update={"arch": known.arch.model_copy(update={"isa": GPU})})
 
 
 @needs_gpu
@@ -193,7 +191,7 @@ def test_an_engine_on_a_gpu_computes_the_network_and_tells_its_stages(
     result = audit(load_engine(tmp_path / "e", 1), path, plan)
     result.require()
     assert result.executed == {precision.value: 4}
-    assert read_spec(tmp_path / "e").compute_capability == gpu_here()
+    assert read_spec(tmp_path / "e").compute_capability == ".".join(map(str, torch.cuda.get_device_capability()))
     with torch.no_grad():
         expected = network(inputs).numpy()
     limit = {FloatPrecision.FP32: 1e-5, FloatPrecision.FP16: 3e-3, FloatPrecision.BF16: 3e-2}[precision]

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from deploy.engines import build_engine, load_engine
 from deploy.onnx_export import export_quantized
 from deploy.verify import verify
 from hw_profiles import load_profile
-from tests.deploy.runtimes import NO_COMPILER
+from tests.marks import needs_compiler, needs_litert, needs_tensorrt_rtx
 from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel
 
@@ -48,20 +47,14 @@ class Kind(StrEnum):
     MIXED = "mixed"
 
 
-CPU = {
-    Runtime.ONNXRUNTIME: None,
-    Runtime.OPENVINO: None,
-    Runtime.LITERT: None if find_spec("ai_edge_litert") else "LiteRT is not installed: pip install 'bitwright[edge]'",
-    Runtime.TORCH: NO_COMPILER,
-}
-"""The runtimes that run here, and why one does not on this machine."""
+Marks = tuple[pytest.MarkDecorator, ...]
+CPU: dict[Runtime, Marks] = {
+    Runtime.ONNXRUNTIME: (), Runtime.OPENVINO: (), Runtime.LITERT: (needs_litert,), Runtime.TORCH: (needs_compiler,)
+}  # fmt: skip
+"""The runtimes that run here, with what they need."""
 
-GPUS = {Runtime.TENSORRT_RTX: None if find_spec("tensorrt_rtx") else "TensorRT-RTX is not installed: see the README"}
+GPUS: dict[Runtime, Marks] = {Runtime.TENSORRT_RTX: (needs_tensorrt_rtx,)}
 """Those that build here for a GPU."""
-
-
-def skipped(why: str | None) -> list[pytest.MarkDecorator]:
-    return [] if why is None else [pytest.mark.skip(reason=why)]
 
 
 def is_long(name: str, kind: Kind, runtime: Runtime) -> bool:
@@ -71,11 +64,11 @@ def is_long(name: str, kind: Kind, runtime: Runtime) -> bool:
     return name == "pan_x4" or (name == "imdn_x4" and kind is not Kind.INTEGERS)
 
 
-def cases(networks: tuple[str, ...], runtimes: Mapping[Runtime, str | None]) -> list[object]:
+def cases(networks: tuple[str, ...], runtimes: Mapping[Runtime, Marks]) -> list[object]:
     """Every network in every kind on every runtime."""
     found = []
-    for (runtime, why), name, kind in itertools.product(runtimes.items(), networks, Kind):
-        marks = [*skipped(why), *([pytest.mark.long] if is_long(name, kind, runtime) else [])]
+    for (runtime, needs), name, kind in itertools.product(runtimes.items(), networks, Kind):
+        marks = [*needs, *([pytest.mark.long] if is_long(name, kind, runtime) else [])]
         found.append(pytest.param(name, kind, runtime, marks=marks, id=f"{name}-{kind}-{runtime}"))
     return found
 

@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
 from bitwright.foundation.errors import CheckpointError, UsageError
 from search.eqnet import cqap as cqap_module
-from search.eqnet import gaussian_process as process_module
 from search.eqnet import predictor_choice
 from search.eqnet.cqap import Cqap, CqapSettings, train_cqap
 from search.eqnet.encoder import Encoder, bits_of, configuration_of, forms_of
 from search.eqnet.forms import FORMS
 from search.eqnet.gaussian_process import GaussianProcess
-from search.eqnet.gaussian_process import features as process_features
 from search.eqnet.noise_regression import NoiseRegression, features
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
@@ -200,63 +197,6 @@ def test_the_regression_recovers_a_loss_that_is_linear_in_noise(tmp_path: Path) 
     assert features(SPACE, some, form).shape == (240, 3 + 10 * len(SPACE.free))
     # One form for all is the same as its index for each.
     assert np.array_equal(fitted.quality(some, FORM), fitted.quality(some, np.full(240, FORM.index)))
-
-
-def test_the_process_knows_what_is_no_sum_over_layers(tmp_path: Path) -> None:
-    draws = [draw(SPACE, ACCOUNTING, 1, index) for index in range(240)]
-
-    def joint(one: Configuration) -> float:
-        """Narrow weights hurt where the input is narrow too; PSNR is the logarithm of what is lost."""
-        steps = 2.0 ** -bits_of([one])[0][list(SPACE.free)].astype(float)
-        return -10 * float(np.log10(0.01 + (steps[:, 0] * steps[:, 1]).sum()))
-
-    samples = [Measured(one, joint(one)) for one in draws]
-    fitted = GaussianProcess.fit(SPACE, samples[:160])
-    told, linear = (agreement(p, samples[160:]) for p in (fitted, NoiseRegression.fit(SPACE, samples[:160])))
-    assert told.rmse < 0.85 * linear.rmse
-    assert told.kendall is not None
-    assert linear.kendall is not None
-    assert told.kendall > linear.kendall
-    path = tmp_path / "process.safetensors"
-    fitted.save(path)
-    some, form = bits_of(draws), forms_of(draws)
-    assert np.array_equal(load(path).quality(some, form), fitted.quality(some, form))
-    assert np.array_equal(fitted.quality(some, FORM), fitted.quality(some, np.full(240, FORM.index)))
-    # One that never varied tells nothing, and is no division by zero.
-    assert np.isfinite(GaussianProcess.fit(SPACE, [Measured(one, 1.0) for one in draws[:4]]).quality(some, form)).all()
-
-
-def test_the_process_predicts_what_its_library_does() -> None:
-    samples = toy_samples(60, 0)
-    fitted = GaussianProcess.fit(SPACE, samples)
-    amplitude, slopes, constant = fitted.variances
-    kernel = amplitude * RBF(fitted.lengths) + ConstantKernel(slopes) * DotProduct((constant / slopes) ** 0.5)
-    configurations = [sample.configuration for sample in toy_samples(40, 9)]
-    bits, form = bits_of(configurations), forms_of(configurations)
-    given = (process_features(SPACE, bits, form) - fitted.mean) / fitted.spread
-    expected = fitted.level + fitted.scale * (kernel(given, fitted.seen) @ fitted.weights)
-    np.testing.assert_allclose(fitted.quality(bits, form), expected, rtol=1e-9)
-
-
-def test_the_process_finds_the_noise_of_its_samples_and_is_tuned_on_some_of_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw_noise = np.random.default_rng(3)
-    samples = [Measured(s.configuration, s.value + 0.5 * draw_noise.standard_normal()) for s in toy_samples(240, 0)]
-    assert GaussianProcess.fit(SPACE, samples).noise == pytest.approx(0.5, rel=0.3)
-    monkeypatch.setattr(process_module, "TUNED_ON", 120)
-    few, many = GaussianProcess.fit(SPACE, samples[:120]), GaussianProcess.fit(SPACE, samples)
-    assert len(many.seen) == 240
-    held_out = toy_samples(100, 9)
-    assert agreement(many, held_out).rmse < agreement(few, held_out).rmse
-    some = bits_of([s.configuration for s in held_out])
-    whole = many.quality(some, FORM)
-    monkeypatch.setattr(process_module, "CHUNK", 7 * 240)
-    np.testing.assert_allclose(many.quality(some, FORM), whole, rtol=1e-9)
-    many.save(tmp_path / "process")
-    loaded = load(tmp_path / "process")
-    assert isinstance(loaded, GaussianProcess)
-    assert loaded.noise == many.noise
 
 
 def test_a_file_that_lacks_a_part_is_refused_and_one_without_the_noise_is_not(tmp_path: Path) -> None:

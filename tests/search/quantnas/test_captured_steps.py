@@ -17,11 +17,11 @@ from compress.training.state import seed_step
 from search.quantnas import Mode, NoiseSource, QuantisedNetwork, QuantSettings, SearchSettings, Supernet, bitops_costs
 from search.quantnas.bilevel_step import BilevelStep, will_replay
 from search.quantnas.projection import Projection
+from tests.marks import needs_gpu
 from workloads.super_resolution.models.searched import Genotype, load_space
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 GPU = Processes(0, 1, torch.device("cuda"))
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph")
 MADE_ON_HOST = {"aten.lift_fresh.default", "aten._local_scalar_dense.default", "aten.nonzero.default"}
 
 

@@ -67,36 +67,37 @@ with processes() as group:
 )
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def run_job(code: str, folder: Path, data: Path, end: Path, *launcher: str) -> None:
+    """Run a job on the pictures of Set5 in one process, or in those of a launcher; it writes to `end`."""
+    script = folder / "job.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(data / "sr" / "test" / "Set5"), str(end)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_sampled_choices_are_the_same_in_all_processes_though_their_noise_is_not(data: Path, tmp_path: Path) -> None:
     """What is not chosen has no gradient, and processes that average different gradients stop or diverge."""
-    script = tmp_path / "job.py"
-    script.write_text(SAMPLED)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
-         str(data / "sr" / "test" / "Set5"), str(tmp_path / "end")],
-        env=environment, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_job(SAMPLED, tmp_path, data, tmp_path / "end", *TORCHRUN)
     first, second = (load_file(f"{tmp_path / 'end'}.{rank}") for rank in (0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert all(float(value.abs().max()) > 0.01 for name, value in first.items() if ".logits." in name)
 
 
 def test_two_processes_find_and_train_what_one_does(data: Path, tmp_path: Path) -> None:
-    script = tmp_path / "job.py"
-    script.write_text(JOB)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ends = []
-    for name, command in (("one", [sys.executable]), ("two", torchrun)):
-        end = tmp_path / f"{name}.safetensors"
-        done = subprocess.run(
-            [*command, str(script), str(data / "sr" / "test" / "Set5"), str(end)],
-            env=environment, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        ends.append(load_file(end))
+    for name, launcher in (("one", ()), ("two", TORCHRUN)):
+        run_job(JOB, tmp_path, data, tmp_path / f"{name}.safetensors", *launcher)
+        ends.append(load_file(tmp_path / f"{name}.safetensors"))
     assert ends[0].keys() == ends[1].keys()
     for name, value in ends[0].items():
         assert torch.allclose(value, ends[1][name], rtol=1e-3, atol=1e-4), name

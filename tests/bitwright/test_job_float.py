@@ -102,8 +102,8 @@ def test_torch_for_a_gpu_that_is_not_here_says_so_before_any_work(
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 1)
     more = ("--device", device, "--runtime", "torch", "--precision", "fp16")
     line = compress(capsys, checkpoint, photos, tmp_path / "run", *more).refusal(5)
-    assert f"{device} has compute capability" in line
-    assert "finds no CUDA GPU here; build on such a machine, with a torch that has CUDA" in line
+    assert f"({device}) and there is no GPU here that torch can use" in line
+    assert "build it on such a machine with a torch that has CUDA" in line
 
 
 @needs_gpu

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import DeviceError, UsageError
+from deploy import gpu_match
 from deploy.engines import SPEC_FILE, load_engine, read_spec
 from deploy.engines.tensorrt_record import RECORD_FILE
 from hw_profiles import load_profile
@@ -112,10 +113,9 @@ def test_on_its_gpu_it_computes_what_torch_does_and_tells_its_stages(
 
 @pytest.mark.engine
 def test_on_another_gpu_it_says_what_to_rebuild(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.9")
     with pytest.raises(DeviceError) as caught:
         load_engine(built, 1).run(np.zeros((1, 3, 24, 32), np.float32))
     assert "8.6 (rtx-3060) and the GPU here has 8.9; for this one, compress with the --device" in str(caught.value)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 6))
+    monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.6")
     assert load_engine(built, 1).why_not_here() is None

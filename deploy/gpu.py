@@ -1,4 +1,4 @@
-"""The GPU of this machine as torch sees it, and what an engine for another one is told."""
+"""The GPU of a device profile, the one that torch sees here, and why an engine for a GPU cannot run here."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ RUNNER_MODULES = (
     "deploy.engines.openvino_session",
     "deploy.engines.runtime_packages",
     "deploy.engines.sessions",
+    "deploy.engines.tensorrt_log",
     "deploy.engines.tensorrt_session",
     "deploy.gpu_match",
     "deploy.heat",

@@ -21,11 +21,8 @@ class DynamicShapesKernelSpecializationStrategy:
     LAZY, EAGER = range(2)
 
 
-class Logger:
-    ERROR = 1
-
-    def __init__(self, severity: int) -> None:
-        assert severity == self.ERROR
+class ILogger:
+    """The base class of loggers."""
 
 
 class IRuntimeCache:
@@ -87,8 +84,8 @@ class Context:
 
 
 class Runtime:
-    def __init__(self, logger: Logger) -> None:
-        assert isinstance(logger, Logger)
+    def __init__(self, logger: ILogger) -> None:
+        assert isinstance(logger, ILogger)
 
     def deserialize_cuda_engine(self, content: bytes) -> Any:
         return SimpleNamespace(

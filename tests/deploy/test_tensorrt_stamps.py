@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from bitwright.foundation.errors import DeviceError, UsageError
 from deploy import gpu_match
+from deploy.cuda_library import CudaLibrary
 from deploy.engines import SPEC_FILE, load_engine, read_spec
+from deploy.engines.cuda_driver import DriverCuda
 from deploy.engines.tensorrt_record import RECORD_FILE
+from deploy.engines.tensorrt_session import TensorRtSession
 from hw_profiles import load_profile
+from tests.deploy.driver_helpers import compile_driver
 from tests.deploy.test_tensorrt_engine import DEVICE, build, device_of
-from tests.marks import GPU, needs_gpu
+from tests.marks import GPU, needs_compiler, needs_gpu
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 MEMBER = str(GPU).upper().replace("_", "")
@@ -89,6 +93,17 @@ def test_running_without_the_gpu_says_which_one_is_needed(built: Path) -> None:
     for x, shown in ((np.zeros((1, 3, 4, 4), np.float32), r"\[1, 3, 4, 4\]"), (np.zeros((1, 3, 24, 32)), "float64")):
         with pytest.raises(UsageError, match=rf"cannot run .*{shown}.*takes float32 from \[1, 3, 8, 8\]"):
             engine.run(x)
+
+
+@pytest.mark.engine
+@needs_compiler
+@pytest.mark.skipif(GPU is not None, reason="the driver here is one that the package takes")
+def test_a_driver_that_the_package_does_not_take_is_told_in_its_words(built: Path, tmp_path: Path) -> None:
+    cuda = DriverCuda(CudaLibrary(str(compile_driver(tmp_path))))
+    told = r"does not load the engine \(.*CUDA driver version is insufficient.*\); update the driver of the GPU if that"
+    with pytest.raises(UsageError, match=told) as caught:
+        TensorRtSession(tensorrt_rtx, (built / "net.engine").read_bytes(), cache=tmp_path / "c", cuda=cuda)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.engine

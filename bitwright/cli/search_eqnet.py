@@ -28,7 +28,7 @@ def eqnet(
     ] = None,
     steps: Annotated[int, typer.Option(help="Training steps of the supernet.")] = 3000,
     samples: Annotated[int, typer.Option(help="Subnets that the predictor learns from.")] = 800,
-    trials: Annotated[int, typer.Option(help="Trials of the multi-objective search.")] = 300,
+    candidates: Annotated[int, typer.Option(help="Candidates of the multi-objective search.")] = 20_000,
     generations: Annotated[int, typer.Option(help="Generations of the genetic search.")] = 500,
     budget: Annotated[
         float | None, typer.Option(metavar="MS", help="Largest latency, on devices whose profile predicts one.")
@@ -72,7 +72,7 @@ def eqnet(
             "pinned": None if pinned is None else tuple(pinned),
             "steps": steps,
             "samples": samples,
-            "trials": trials,
+            "candidates": candidates,
             "generations": generations,
             "budget": budget,
             "budget_bitops": None if budget_bitops is None else quantity(budget_bitops),

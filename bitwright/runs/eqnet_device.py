@@ -120,7 +120,7 @@ def _deployed(
         wanted = "--budget" if predicts else "--budget-bitops"
         note(f"{device}: its cost is in {cost.unit} and no budget is given in it ({wanted}); searched without one")
     settings = DeviceSearchSettings(
-        budget=budget, trials=request.trials, seed=request.seed,
+        budget=budget, candidates=request.candidates, seed=request.seed,
         genetic=GeneticSettings(generations=request.generations, seed=request.seed),
     )  # fmt: skip
     best: tuple[DeviceFound, LayerCosts, Deployed] | None = None
@@ -128,12 +128,11 @@ def _deployed(
     for path in (folder, held):
         shutil.rmtree(path, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, ATTEMPTS + 1):
+    for _ in range(ATTEMPTS):
         try:
             found = search_device(
-                choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings,
-                folder.parent / f"{device}-{attempt}.study",
-            )  # fmt: skip
+                choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings
+            )
         except ConstraintError:
             # Costs that an engine has corrected may leave no member; one that kept the budget is still there.
             if best is None:

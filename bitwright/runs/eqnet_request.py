@@ -36,7 +36,9 @@ class EqnetRequest(BaseModel):
     )
     steps: Annotated[int, Field(ge=1)] = Field(default=3000, description="Training steps of the supernet.")
     samples: Annotated[int, Field(ge=8)] = Field(default=800, description="Subnets that the predictor learns from.")
-    trials: Annotated[int, Field(ge=1)] = Field(default=300, description="Trials of the multi-objective search.")
+    candidates: Annotated[int, Field(ge=1)] = Field(
+        default=20_000, description="Candidates of the multi-objective search."
+    )
     generations: Annotated[int, Field(ge=1)] = Field(default=500, description="Generations of the genetic search.")
     budget: Annotated[float, Field(gt=0)] | None = Field(
         default=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -23,12 +22,13 @@ from search.eqnet.verification import Verified, verify
 @dataclass(frozen=True)
 class DeviceSearchSettings:
     """`budget`: largest cost of the network, in the unit of the cost; without it, the cheapest of the front that is
-    within `tolerance` (unit of the quality) of the best. `verified`: members that are evaluated truly."""  # fmt: skip
+    within `tolerance` (unit of the quality) of the best. `verified`: members that are evaluated truly. `candidates`: of
+    the search for the front."""  # fmt: skip
 
     budget: float | None = None
     tolerance: float = 0.1
     verified: int = 10
-    trials: int = 300
+    candidates: int = 20_000
     steps_of_front: int = 3
     genetic: GeneticSettings = field(default_factory=GeneticSettings)
     seed: int = 0
@@ -46,7 +46,7 @@ class DeviceFound:
 
 def search_device(
     choice: DeviceChoice, space: ElasticSpace, cost: LayerCosts, predictor: Predictor | None, evaluate: Evaluate,
-    settings: DeviceSearchSettings, journal: Path | None = None,
+    settings: DeviceSearchSettings,
 ) -> DeviceFound:  # fmt: skip
     """The best member for a device. `predictor` may be None where the device leaves no choice.
 
@@ -66,8 +66,8 @@ def search_device(
     # The widest member need not be the dearest: where a narrow width is emulated, it costs more.
     inner = np.linspace(ends[0], ends[1], settings.steps_of_front + 2)[1:-1] if ends[0] < ends[1] else np.zeros(0)
     members = front(
-        genes, fitness, cost, limits=[float(x) for x in inner], trials=settings.trials, seed=settings.seed,
-        settings=settings.genetic, journal=journal, name=cost.name,
+        genes, fitness, cost, limits=[float(x) for x in inner], candidates=settings.candidates,
+        seed=settings.seed, settings=settings.genetic, name=cost.name,
     )  # fmt: skip
     if limits:
         best = evolve(genes, fitness, limits, settings.genetic)

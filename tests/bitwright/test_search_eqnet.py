@@ -107,7 +107,7 @@ def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
-    small = ("--samples", "16", "--trials", "12", "--generations", "3")
+    small = ("--samples", "16", "--candidates", "120", "--generations", "3")
     words = ("search", "eqnet", checkpoint, "--data", photos, "--out", tmp_path / "run", *SMALL, *small, "--emulated")
     ended = command(capsys, *words, "--device", DEVICE, "--json")
     assert ended.code == 0, ended.err
@@ -166,7 +166,7 @@ def test_costs_are_corrected_by_the_time_of_an_engine_where_a_device_leaves_a_ch
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
-    small = ("--samples", "16", "--trials", "12", "--generations", "3", "--emulated", "--device", DEVICE)
+    small = ("--samples", "16", "--candidates", "120", "--generations", "3", "--emulated", "--device", DEVICE)
     words = ("search", "eqnet", checkpoint, "--data", photos, *SMALL, *small, "--json")
     plain = json.loads(command(capsys, *words, "--out", tmp_path / "plain").out)["devices"][0]
     assert plain["cost"] < plain["latency"]["median_ms"] / 1.3

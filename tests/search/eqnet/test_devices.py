@@ -148,7 +148,7 @@ def test_the_chosen_plan_keeps_its_budget_and_is_the_truly_best_of_those_checked
     ends = [float(cost(bits_of([SPACE.uniform(b, choice.form)]))[0]) for b in (2, 8)]
     budget = 0.5 * sum(ends)
     quick = GeneticSettings(population=20, generations=8, parents=5)
-    settings = DeviceSearchSettings(budget=budget, verified=5, trials=8, steps_of_front=1, genetic=quick)
+    settings = DeviceSearchSettings(budget=budget, verified=5, candidates=100, steps_of_front=1, genetic=quick)
     found = search_device(choice, SPACE, cost, net, _quality, settings)
     assert found.cost <= budget
     assert found.chosen.true == max(v.true for v in found.checked)

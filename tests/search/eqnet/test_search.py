@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,10 +147,10 @@ def test_latency_of_a_device_is_a_limit_with_its_crossings() -> None:
         latency(SeparableCost(constant_ms=0.0, layer_ms={}, source="none"), SPACE, "none")
 
 
-def test_a_front_has_no_member_that_another_beats(tmp_path: Path) -> None:
+def test_a_front_has_no_member_that_another_beats() -> None:
     cost = ACCOUNTING.bitops()
     quick = GeneticSettings(population=20, generations=15, parents=5)
-    found = front(GENES, truth, cost, limits=(20e9, 40e9), trials=24, settings=quick, journal=tmp_path / "journal")
+    found = front(GENES, truth, cost, limits=(20e9, 40e9), candidates=500, settings=quick)
     assert [m.cost for m in found] == sorted(m.cost for m in found)
     assert [m.quality for m in found] == sorted(m.quality for m in found)
     assert len(found) >= 3
@@ -159,8 +158,16 @@ def test_a_front_has_no_member_that_another_beats(tmp_path: Path) -> None:
     assert found[-1].bits.min() == 8
     for member in found:
         assert float(cost(member.bits[None])[0]) == member.cost
-    again = front(GENES, truth, cost, limits=(20e9, 40e9), trials=24, settings=quick, journal=tmp_path / "journal")
+    again = front(GENES, truth, cost, limits=(20e9, 40e9), candidates=500, settings=quick)
     assert [m.cost for m in again] == [m.cost for m in found]
+    # A member of a random search that is nowhere behind the front would be one that the search had missed.
+    chance = GENES.bits(GENES.random(np.random.default_rng(9), 500))
+    for price, quality in zip(cost(chance), truth(chance), strict=True):
+        assert any(m.cost <= price and m.quality >= quality for m in found)
+    narrow = GeneMap(SPACE, {**dict.fromkeys(SPACE.names, ((8,), (8,))), SPACE.names[2]: ((4, 8), (8,))})
+    assert len(front(narrow, truth, cost, candidates=300)) == 2
+    with pytest.raises(UsageError, match="at least one candidate"):
+        front(GENES, truth, cost, candidates=0)
     one = GeneMap(SPACE, dict.fromkeys(SPACE.names, ((8,), (8,))))
     assert [m.bits.min() for m in front(one, truth, cost)] == [8]
 

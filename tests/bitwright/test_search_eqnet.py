@@ -18,6 +18,7 @@ from deploy.audit import Audit
 from deploy.environment import Environment
 from deploy.latency import ComparisonResult
 from deploy.onnx_formats import verify_formats
+from search.eqnet.guidance import LogitDistance
 from search.eqnet.supernet import trainable_graph
 from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
 from tests.marks import on_x86
@@ -204,10 +205,13 @@ def test_what_cannot_be_is_told_in_one_line(
 
 def test_settings_depend_on_the_task() -> None:
     request = EqnetRequest(checkpoint=Path("x"), devices=(DEVICE,), data=Path(), out=Path("y"), settings={"share": 0.2})
-    assert request.training(images=True).wdr_share == 0.05
-    assert request.training(images=False).wdr_share is None
-    classes = request.training(images=False)
-    assert (classes.weight_rate, classes.scale_rate) == (3e-4, 5e-3)
+    images, classes = request.training(images=True), request.training(images=False)
+    assert (images.wdr_share, classes.wdr_share) == (0.05, None)
+    assert (images.logits, classes.logits) == (LogitDistance.KL, LogitDistance.SQUARED)
+    assert images.logarithm
+    assert classes.logarithm
+    kept = request.model_copy(update={"settings": {"logits": "kl"}})
+    assert kept.training(images=False).logits is LogitDistance.KL
     assert request.training(images=True).share == 0.2
     assert request.widths(images=True) == (4, 5, 6, 7, 8)
     assert request.widths(images=False) == (2, 3, 4, 5, 6, 7, 8)

@@ -36,6 +36,9 @@ def eqnet(
     budget_bitops: Annotated[
         str | None, typer.Option(metavar="4.6G", help="Largest BitOps, on devices whose profile predicts no latency.")
     ] = None,
+    budget_size: Annotated[
+        str | None, typer.Option(metavar="200k", help="Largest size of all weights in bytes, on every device.")
+    ] = None,
     measure_seconds: Annotated[float, typer.Option(help="Timed seconds of an engine that runs here, at least.")] = 3.0,
     emulated: Annotated[
         bool, typer.Option("--emulated", help="Also widths that a runtime emulates: smaller, not faster.")
@@ -76,6 +79,7 @@ def eqnet(
             "generations": generations,
             "budget": budget,
             "budget_bitops": None if budget_bitops is None else quantity(budget_bitops),
+            "budget_size": None if budget_size is None else quantity(budget_size),
             "measure_seconds": measure_seconds,
             "emulated": emulated,
             "calibration_count": calibration_count,

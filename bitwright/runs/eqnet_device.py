@@ -23,12 +23,14 @@ from deploy.audit import UNKNOWN, Audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.verify import engine_predict
 from hw_profiles import DeviceProfile, load_profile
-from search.eqnet.accounting import MILLISECONDS, LayerCosts
+from search.eqnet.accounting import MILLISECONDS, Accounting, LayerCosts
 from search.eqnet.device_search import DeviceFound, DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
 from search.eqnet.export import Target
-from search.eqnet.genetic import GeneticSettings
+from search.eqnet.genes import GeneMap
+from search.eqnet.genetic import GeneticSettings, check_reachable
 from search.eqnet.predictor import Predictor
+from search.eqnet.repair import Limit
 from search.eqnet.space import ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.layer_sensitivity import evaluator, restricted
@@ -55,9 +57,25 @@ class Trained:
 
 
 def choice_for(request: EqnetRequest, device: str, table: LayerTable, space: ElasticSpace) -> DeviceChoice:
-    """The runtime of a device and what it executes of this network; UsageError where that is no member of `space`."""
+    """The runtime of a device and what it executes of this network.
+
+    UsageError where that is no member of `space`, ConstraintError where no member is as small as was asked for.
+    """
     profile = load_profile(device)
-    return device_choice(profile, _runtime(profile), table, space, native_only=not request.emulated)
+    choice = device_choice(profile, _runtime(profile), table, space, native_only=not request.emulated)
+    try:
+        check_reachable(GeneMap(space, choice.allowed), _limits(request, choice, table, space))
+    except ConstraintError as error:
+        raise ConstraintError(f"{device}: {error}; give a larger --budget-size") from error
+    return choice
+
+
+def _limits(request: EqnetRequest, choice: DeviceChoice, table: LayerTable, space: ElasticSpace) -> tuple[Limit, ...]:
+    """What the network may be at most, whatever it costs on the device."""
+    if request.budget_size is None:
+        return ()
+    in_float = [space.names.index(name) for name in choice.in_float]
+    return (Limit.of(Accounting.of(table, space).size(in_float), request.budget_size),)
 
 
 def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | None, folder: Path) -> DevicePlan:
@@ -120,7 +138,8 @@ def _deployed(
         wanted = "--budget" if predicts else "--budget-bitops"
         note(f"{device}: its cost is in {cost.unit} and no budget is given in it ({wanted}); searched without one")
     settings = DeviceSearchSettings(
-        budget=budget, candidates=request.candidates, seed=request.seed,
+        budget=budget, limits=_limits(request, choice, trained.table, space), candidates=request.candidates,
+        seed=request.seed,
         genetic=GeneticSettings(generations=request.generations, seed=request.seed),
     )  # fmt: skip
     best: tuple[DeviceFound, LayerCosts, Deployed] | None = None

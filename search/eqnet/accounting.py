@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,10 +110,12 @@ class Accounting:
         widths = np.arange(WIDEST + 1.0)
         return LayerCosts("BitOps", "BitOps", unit[:, None, None] * widths[:, None] * widths)
 
-    def size(self) -> LayerCosts:
-        """Bytes of all weights, without scales and biases."""
-        widths = np.arange(WIDEST + 1.0)[None, :, None] / 8
-        return LayerCosts("weight bytes", "bytes", np.repeat(self.weights[:, None, None] * widths, WIDEST + 1, 2))
+    def size(self, in_float: Collection[int] = ()) -> LayerCosts:
+        """Bytes of all weights, without scales and biases; layers of these numbers are stored in float32."""
+        widths = np.repeat(np.arange(WIDEST + 1.0)[None], len(self.weights), 0)
+        widths[list(in_float)] = FLOAT_BITS
+        each = self.weights[:, None] * widths / 8
+        return LayerCosts("weight bytes", "bytes", np.repeat(each[:, :, None], WIDEST + 1, 2))
 
     def _average(self, name: str, amounts: Costs, kind: int) -> LayerCosts:
         shares = np.where(self.free, amounts, 0.0)

@@ -21,11 +21,15 @@ from search.eqnet.verification import Verified, verify
 
 @dataclass(frozen=True)
 class DeviceSearchSettings:
-    """`budget`: largest cost of the network, in the unit of the cost; without it, the cheapest of the front that is
-    within `tolerance` (unit of the quality) of the best. `verified`: members that are evaluated truly. `candidates`: of
-    the search for the front."""  # fmt: skip
+    """What is searched for, and how long.
+
+    `budget`: largest cost of the network, in the unit of the cost; `limits`: of other costs. Without any of them, the
+    cheapest of the front is taken that is within `tolerance` (unit of the quality) of the best. `verified`: members
+    that are evaluated truly; `candidates`: of the search for the front.
+    """
 
     budget: float | None = None
+    limits: tuple[Limit, ...] = ()
     tolerance: float = 0.1
     verified: int = 10
     candidates: int = 20_000
@@ -50,10 +54,10 @@ def search_device(
 ) -> DeviceFound:  # fmt: skip
     """The best member for a device. `predictor` may be None where the device leaves no choice.
 
-    ConstraintError where no member keeps the budget.
+    ConstraintError where no member keeps the budget and the limits.
     """
     genes = GeneMap(space, choice.allowed)
-    limits = [] if settings.budget is None else [Limit.of(cost, settings.budget)]
+    limits = [*settings.limits, *([] if settings.budget is None else [Limit.of(cost, settings.budget)])]
     check_reachable(genes, limits)
     if not genes.count or predictor is None:
         only = configuration_of(genes.bits(genes.sizes[None] - 1)[0], choice.form)

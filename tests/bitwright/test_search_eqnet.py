@@ -203,6 +203,17 @@ def test_what_cannot_be_is_told_in_one_line(
     assert says in command(capsys, *words, "--calibration-count", "4", *flags).refusal()
 
 
+def test_a_size_that_no_width_of_a_device_gives_is_told_before_the_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
+    words = ["search", "eqnet", checkpoint, "--data", photos, "--out", tmp_path / "run", "--device", DEVICE]
+    line = command(capsys, *words, "--steps", "1", "--budget-size", "0.5k").refusal(3)
+    assert f"{DEVICE}: weight bytes of 500 cannot be reached: the narrowest network has" in line
+    assert line.endswith("give a larger --budget-size")
+    assert not (tmp_path / "run" / "supernet.safetensors").exists()
+
+
 def test_settings_depend_on_the_task() -> None:
     request = EqnetRequest(checkpoint=Path("x"), devices=(DEVICE,), data=Path(), out=Path("y"), settings={"share": 0.2})
     images, classes = request.training(images=True), request.training(images=False)

@@ -21,6 +21,7 @@ from search.eqnet.export import Target, export
 from search.eqnet.forms import activation_grid, weight_grid
 from search.eqnet.genetic import GeneticSettings
 from search.eqnet.norms import Calibrator
+from search.eqnet.repair import Limit
 from search.eqnet.samples import collect
 from search.eqnet.space import ALL_BITS, Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
@@ -162,6 +163,13 @@ def test_the_chosen_plan_keeps_its_budget_and_is_the_truly_best_of_those_checked
     assert free.cost == min(prices)
     with pytest.raises(ConstraintError, match="cannot be reached"):
         search_device(choice, SPACE, cost, net, _quality, dataclasses.replace(settings, budget=1.0))
+    size = accounting.size()
+    whole = float(size(bits_of([SPACE.uniform(8, choice.form)]))[0])
+    small = dataclasses.replace(settings, limits=(Limit.of(size, 0.6 * whole),))
+    for one in (small, dataclasses.replace(small, budget=None)):
+        found = search_device(choice, SPACE, cost, net, _quality, one)
+        assert 0.5 * whole < float(size(bits_of([found.chosen.configuration]))[0]) <= 0.6 * whole
+        assert found.cost <= budget or one.budget is None
     only = search_device(_choice(X86), SPACE, cost, None, _quality, dataclasses.replace(settings, budget=None))
     assert only.chosen.configuration == SPACE.uniform(8, choice.form)
     assert np.isclose(only.cost, ends[1])

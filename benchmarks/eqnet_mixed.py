@@ -1,10 +1,10 @@
 """What mixed widths are worth in one supernet: `python -m benchmarks.eqnet_mixed --data-root DIR`.
 
-The supernet of `benchmarks.eqnet_study` (trained first where it is missing). Predictors learn from subnets that were
-evaluated truly, and are told against others. Then, at the BitOps of each uniform width: the plan of a genetic search
-over 50,000 predictions, its best evaluated truly; the best of as many random members by the same predictor, as many
-evaluated; and the best of random members that were all evaluated truly, as many as the predictor and the search have
-cost together. Plans are chosen on held-out training images, and told on the test set.
+The supernet by our recipe of `benchmarks.eqnet_study` (trained first where it is missing). Predictors learn from
+subnets that were evaluated truly, and are told against others. Then, at the BitOps of each uniform width: the plan of a
+genetic search over 50,000 predictions, its best evaluated truly; the best of as many random members by the same
+predictor, as many evaluated; and the best of random members that were all evaluated truly, as many as the predictor and
+the search have cost together. Plans are chosen on held-out training images, and told on the test set.
 
 Every evaluation is kept: stop the benchmark at any moment, and continue it.
 """
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmarks import command
 from benchmarks.common import markdown_table, spread, write_results
-from benchmarks.eqnet_study import COMPARED, STATE, Arm, grow
+from benchmarks.eqnet_study import COMPARED, STATE, Arm, folder_of, grow
 from bitwright.foundation.progress import note, track
 from compress.layer_table import LayerTable
 from compress.training.processes import processes
@@ -143,9 +143,9 @@ class Mixed:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         data = given.data_root / "classification" / "cifar10"
-        state = given.study / command.WORK / f"{Arm.SUPERNET}-{given.steps}-steps-seed-0" / STATE
+        state = folder_of(given.study, Arm.OURS, given.steps, 0) / STATE
         with processes() as group:
-            grown = grow(Arm.SUPERNET, given, 0, group, state)
+            grown = grow(Arm.OURS, given, 0, group, state)
         workload = grown.workload
         side = workload.min_input_side
         self.space = grown.supernet.space

@@ -105,6 +105,11 @@ class Grown:
     seconds: float
 
 
+def folder_of(study: Path, arm: Arm, steps: int, seed: int) -> Path:
+    """Where an arm of a study is trained."""
+    return study / command.WORK / f"{arm.value.replace(' ', '-')}-{steps}-steps-seed-{seed}"
+
+
 def grow(arm: Arm, given: argparse.Namespace, seed: int, group: Processes, path: Path) -> Grown:
     """Train the supernet of an arm, or go on with the one in `path`."""
     data = given.data_root / "classification" / "cifar10"
@@ -128,7 +133,7 @@ def grow(arm: Arm, given: argparse.Namespace, seed: int, group: Processes, path:
 
 def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Read:
     """The subnets of an arm, read out of its supernet; or the result that is on the disk."""
-    folder = given.out / command.WORK / f"{arm.value.replace(' ', '-')}-{given.steps}-steps-seed-{seed}"
+    folder = folder_of(given.out, arm, given.steps, seed)
     path = folder / "result.json"
     if path.is_file():
         return Read.model_validate_json(path.read_bytes())

@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
+from bitwright.foundation.files import write_bytes
 from compress.plan import Plan
+from deploy.engine import FloatPrecision
+from deploy.engines import torch_compile
+from deploy.torch_aot.compile import compile_network
+from deploy.torch_aot.network import OnnxNetwork
 from hw_profiles import list_profiles
 from tests.bitwright.job_helpers import Ended, command, compress, for_a_gpu_elsewhere, read_json, tiny_checkpoint
 from tests.marks import GPU, needs_compiler, needs_gpu
@@ -179,6 +184,37 @@ def test_torch_on_a_gpu_is_planned_with_matrix_products_alone_in_8_bits(
     line = command(capsys, "compress", checkpoint, *words, *more).refusal(5)
     assert "so build it on such a machine with a torch that has CUDA" in line
     assert f"({device}) and there is no GPU here that torch can use" in line
+
+
+def compile_for_this_processor(path: Path, package: Path, *, float_precision: FloatPrecision, **_: object) -> None:
+    """A package with the kernels of a GPU, which processors have as well."""
+    network = OnnxNetwork(path, float_precision, on_gpu=True).eval()
+    write_bytes(package, compile_network(network, float_precision, device="cpu", name=path.name))
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.engine
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_the_whole_job_of_a_gpu_with_its_kernels_on_this_processor(
+    precision: str,
+    models: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch_compile, "compile_file", compile_for_this_processor)
+    monkeypatch.setattr(torch_compile, "capability_of", lambda device: None)
+    checkpoint, run = trained(models, images, "transformer", 60), tmp_path / "run"
+    more = ("--model", "matrices:transformer", "--runtime", "torch", "--precision", precision, "--device", "h100-sxm")
+    ended = compress(capsys, checkpoint, images, run, *more, "--no-reconstruct", "--calibration-count", "64")
+    assert ended.code == 0, ended.err
+    report = read_json(run / "report.json")
+    assert report["audit"]["planned"] == report["audit"]["executed"] == {precision: 5, "fp16": 1}
+    assert report["audit"]["mismatches"] == []
+    assert abs(report["quality"]["torch_engine_gap"]) < 0.5
+    assert report["quality"]["engine"]["mean"] > 15
 
 
 @needs_gpu

@@ -3,9 +3,8 @@
 ResNet-20 on CIFAR-10: subnets of every width and all eight forms read out of one supernet, beside a training of its
 own for each width (recovery training, the best that this repository has for one plan) of as many steps, and beside a
 network trained at 8 bits that is only rounded to the other widths. Ablations: the supernet without the regulariser of
-weight distributions, and without guidance. Beside it, ours: a supernet that learns from the float network alone, as
-trainings of one width do, and not from labels; and one with the rates that `bitwright search eqnet` takes. Accuracies
-on the test set, simulated in torch.
+weight distributions, and without guidance; and one that learns from the float network and not from labels. Beside it,
+ours: the supernet that `bitwright search eqnet` trains. Accuracies on the test set, simulated in torch.
 
 Each training is a file of its own: stop the study at any moment, and continue it.
 """
@@ -59,12 +58,13 @@ class Arm(StrEnum):
     NO_WDR = "supernet without WDR"
     NO_GUIDANCE = "supernet without guidance"
     TAUGHT = "supernet taught by float"
-    RATES = "supernet at our rates"
+    OURS = "supernet by our recipe"
     EIGHT = "trained at 8 bits, rounded"
 
 
 ABLATIONS = (Arm.NO_WDR, Arm.NO_GUIDANCE, Arm.TAUGHT)
 """Trained with the first seed only."""
+IN_ALL_FORMS = (Arm.SUPERNET, Arm.OURS)
 
 
 class Read(BaseModel):
@@ -88,9 +88,9 @@ def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings
         return dataclasses.replace(base, share=0.0)
     if arm is Arm.TAUGHT:
         return dataclasses.replace(base, share=1.0, guide=Guide.FLOAT_FIRST)
-    if arm is Arm.RATES:
+    if arm is Arm.OURS:
         ours = EqnetSettings.for_classes()
-        return dataclasses.replace(base, weight_rate=ours.weight_rate, scale_rate=ours.scale_rate)
+        return dataclasses.replace(ours, steps=given.steps, batch=given.batch, seed=seed, log_every=20)
     return base
 
 
@@ -135,7 +135,7 @@ def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Re
     grown = grow(arm, given, seed, group, folder / STATE)
     test = grown.workload.samples(given.data_root / "classification" / "cifar10")
     subnets = Subnets(grown.supernet, training_inputs(grown.samples, _NORM_IMAGES), evaluator(grown.workload, test))
-    forms = [form for form in FORMS if arm is Arm.SUPERNET or form.name == COMPARED]
+    forms = [form for form in FORMS if arm in IN_ALL_FORMS or form.name == COMPARED]
     space = grown.supernet.space
     quality = {bits: {f.name: subnets.quality(space.uniform(bits, f)) for f in forms} for bits in WIDTHS}
     found = Read(arm=arm, seed=seed, steps=grown.steps, seconds=grown.seconds, quality=quality)
@@ -144,19 +144,21 @@ def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Re
 
 
 def tables(reads: Sequence[Read], dedicated: dict[int, list[float]], float_top1: float) -> str:
-    """Widths against arms in one form, and widths against forms of the supernet."""
+    """Widths against arms in one form, and widths against forms of supernets."""
     arms = list(Arm)
     rows = []
     for bits in WIDTHS:
         cells = [spread([r.quality[bits][COMPARED] for r in reads if r.arm is arm], 2) for arm in arms]
         rows.append([f"{bits} bits", spread(dedicated[bits], 2), *cells])
     first = markdown_table(["", "trained at this width", *arms], rows)
-    rows = []
-    whole = [r for r in reads if r.arm is Arm.SUPERNET]
-    for bits in WIDTHS:
-        rows.append([f"{bits} bits", *(spread([r.quality[bits][form.name] for r in whole], 2) for form in FORMS)])
-    second = markdown_table(["supernet", *(form.name for form in FORMS)], rows)
-    return f"Top-1 in percent; float: {float_top1:.2f}. Form of the first table: {COMPARED}.\n\n{first}\n\n{second}"
+    parts = [f"Top-1 in percent; float: {float_top1:.2f}. Form of the first table: {COMPARED}.", first]
+    for arm in IN_ALL_FORMS:
+        rows = []
+        whole = [r for r in reads if r.arm is arm]
+        for bits in WIDTHS:
+            rows.append([f"{bits} bits", *(spread([r.quality[bits][form.name] for r in whole], 2) for form in FORMS)])
+        parts.append(markdown_table([arm, *(form.name for form in FORMS)], rows))
+    return "\n\n".join(parts)
 
 
 def benchmark(given: argparse.Namespace) -> str:

@@ -148,6 +148,15 @@ class Engine(ABC):
     def executed_nodes(self) -> tuple[ExecutedNode, ...]:
         """The graph as the runtime optimised it, with the precision of each node, read from the runtime itself."""
 
+    def require_takes(self, x: np.ndarray) -> None:
+        """UsageError where a compiled engine does not take an input of this type and shape, [N, C, H, W]."""
+        shapes = self.spec.shapes
+        if x.dtype != np.float32 or (shapes is not None and not shapes.takes(x.shape)):
+            takes = "" if shapes is None else f" from {list(shapes.smallest)} to {list(shapes.largest)}"
+            raise UsageError(
+                f"{self.spec.runtime} cannot run {x.dtype} {list(x.shape)}: the engine takes float32{takes}"
+            )
+
     def file_for(self, shape: tuple[int, ...]) -> bytes:
         """The file with which a machine that has the runtime alone runs inputs of `shape`, [N, C, H, W]."""
         del shape

@@ -60,11 +60,15 @@ def _more_files(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def _beside(spec: EngineSpec) -> tuple[str, ...]:
+    gpu = gpu_needed(spec)
+    return (*gpu, "a build of torch for CUDA") if gpu and spec.runtime is Runtime.TORCH else gpu
+
+
+def gpu_needed(spec: EngineSpec) -> tuple[str, ...]:
+    """The GPU that an engine needs, in words; nothing where it needs none."""
     if spec.compute_capability is None:
         return ()
-    # On GPUs, torch holds the memory of the inputs and outputs of every runtime.
-    gpu = f"an NVIDIA GPU of compute capability {spec.compute_capability} with its driver"
-    return (gpu, "a build of torch for CUDA")
+    return (f"an NVIDIA GPU of compute capability {spec.compute_capability} with its driver",)
 
 
 def _packages(distribution: str) -> Iterator[Needed]:

@@ -1,4 +1,4 @@
-"""The GPU of this machine as torch sees it, and what an engine for another one is told."""
+"""The GPU of a device profile, the one that torch sees here, and why an engine for a GPU cannot run here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bitwright.foundation.errors import UsageError
+from deploy.gpu_match import why_no_match, why_not_by_driver
+from deploy.runtimes import Runtime
 from hw_profiles import DeviceProfile
 
 FP8_FROM = 8, 9
@@ -42,18 +44,14 @@ def gpu_here() -> str | None:
     return f"{major}.{minor}"
 
 
-def why_not_here(capability: str | None, profile: str) -> str | None:
-    """Why an engine for this compute capability cannot run on this machine, in words; None where it can."""
-    here = gpu_here()
-    if here is not None and here == capability:
-        return None
-    needs = f"it needs an NVIDIA GPU of compute capability {capability} ({profile})"
-    if here is None:
-        return f"{needs} and there is no GPU here that torch can use"
-    return (
-        f"{needs} and the GPU here has {here}; for this one, compress with the --device that "
-        "`bitwright devices --here` names"
-    )
+def why_not_here(runtime: Runtime, capability: str | None, profile: str) -> str | None:
+    """Why an engine for this compute capability cannot run on this machine, in words; None where it can.
+
+    torch uses GPUs where it was built for them, other runtimes what the driver has.
+    """
+    if runtime is not Runtime.TORCH:
+        return why_not_by_driver(capability, profile)
+    return why_no_match(capability, profile, gpu_here(), "there is no GPU here that torch can use")
 
 
 @contextmanager

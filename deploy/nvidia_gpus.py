@@ -21,15 +21,26 @@ HOLDING_BACK = frozenset(_REASONS.values()) - {"idle", "application clocks", "sy
 
 def devices() -> tuple[Any, list[Any]]:
     """NVML and the handle of each GPU; (None, []) where the package or the driver's library is not there."""
+    nvml, gpus, _ = _asked()
+    return nvml, gpus
+
+
+def why_silent() -> str | None:
+    """Why NVML tells of no GPU here, and what to do, in words; None where it does."""
+    return _asked()[2]
+
+
+def _asked() -> tuple[Any, list[Any], str | None]:
     try:
         import pynvml
     except ImportError:
-        return None, []
+        return None, [], "NVML's package is not installed; install it with: pip install nvidia-ml-py"
     try:
         pynvml.nvmlInit()
-        return pynvml, [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return None, []
+        gpus = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        return None, [], f"NVML does not answer ({error}); see what `nvidia-smi` says"
+    return pynvml, gpus, None if gpus else "NVML finds no GPU; see what `nvidia-smi` says"
 
 
 def name_of(nvml: Any, gpu: Any) -> str:

@@ -31,7 +31,14 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a GPU, as this process sees it."""
     import torch
 
+    from bitwright.foundation.errors import DeviceError
+    from deploy import gpu_match
+
+    def none() -> str:
+        raise DeviceError("NVIDIA's driver finds no GPU")
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu_match, "driver_gpu", none)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -127,8 +127,6 @@ def measure(
     must_be_a_run(run)
     from bitwright.runs.measure import measure as time_it
 
-    if cuda_graph and on is not None:
-        raise UsageError("--cuda-graph is for a GPU of this machine; leave it or --on out")
     with showing_progress():
         if on is not None:
             timed = measure_there(
@@ -141,6 +139,7 @@ def measure(
                 folder=remote_folder,
                 ssh_config=ssh_config,
                 energy=energy,
+                cuda_graph=cuda_graph,
                 table=table,
             )
         elif python or remote_folder or ssh_config:

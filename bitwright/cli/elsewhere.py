@@ -9,6 +9,7 @@ import typer
 
 from bitwright.cli.output import JsonFlag, showing_progress, write_line
 from bitwright.cli.run_options import (
+    CudaGraphFlag,
     EnergyFlag,
     InputSizeOption,
     RunArgument,
@@ -29,6 +30,7 @@ def bundle(
     input_size: InputSizeOption = "128x128",
     seconds: SecondsOption = 5.0,
     energy: EnergyFlag = False,
+    cuda_graph: CudaGraphFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write one file that measures a run's engine on a machine to which it is carried by hand.
@@ -43,7 +45,9 @@ def bundle(
     from bitwright.runs.elsewhere import bundle as write
 
     with showing_progress():
-        written = write(run, out, threads=threads, input_size=size, seconds=seconds, energy=energy)
+        written = write(
+            run, out, threads=threads, input_size=size, seconds=seconds, energy=energy, cuda_graph=cuda_graph
+        )
     write_line(written.model_dump_json(indent=2) if as_json else "\n".join(written.lines()))
 
 
@@ -80,6 +84,7 @@ def measure_there(
     folder: str | None,
     ssh_config: Path | None,
     energy: bool,
+    cuda_graph: bool,
     table: Path | None,
 ) -> MeasureSummary:
     """Measure a run on the machine at `address`."""
@@ -96,4 +101,5 @@ def measure_there(
         folder=folder,
         table=table,
         energy=energy,
+        cuda_graph=cuda_graph,
     )

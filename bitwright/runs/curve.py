@@ -88,7 +88,7 @@ def _require_here(job: Job) -> None:
         raise DeviceError(f"a curve times every engine: {job.why_foreign}; `bitwright compress` builds one for it")
     job.runtime.require_timed()
     if runs_on_gpu(job.profile, job.runtime):
-        reason = why_not_here(GpuTarget.of(job.profile).compute_capability, job.profile.id)
+        reason = why_not_here(job.runtime, GpuTarget.of(job.profile).compute_capability, job.profile.id)
         if reason is not None:
             anywhere = "; `bitwright compress` builds one without running it" if job.runtime.builds_anywhere else ""
             raise DeviceError(f"a curve times every engine: {reason}{anywhere}")

@@ -6,20 +6,27 @@ import shlex
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 
 from bitwright.foundation.errors import OutputError, UsageError
 from bitwright.foundation.files import write_bytes
 from bitwright.foundation.progress import note
 from bitwright.runs.built import ENGINE, ONNX, PLAN
 from bitwright.runs.folder import REQUEST
-from bitwright.runs.measure import MeasureSummary, keep
+from bitwright.runs.job import Job
+from bitwright.runs.measure import MeasureSummary, keep, require_comparable
 from bitwright.runs.proof import BASELINE_NAME, ENGINE_NAME, protocol
-from bitwright.runs.reopen import reopened
+from bitwright.runs.reopen import compressed_network, reopened
 from bitwright.runs.stages import FLOAT
 from compress.plan import Plan
+from deploy.footprint import gpu_needed
 from deploy.latency import Candidate
 from deploy.remote import FarBundle, Manifest, Results, Transport, audit_elsewhere, is_bundle, write_bundle
+from deploy.remote.bundle import Simulate
 
 BUNDLES = "bundles"
 """Folder of a run with the manifests of its bundles, by their hash: only what was measured with one is taken back."""
@@ -49,11 +56,19 @@ class BundleSummary(BaseModel):
 
 
 def bundle(
-    run: Path, out: Path, *, threads: int, input_size: tuple[int, int], seconds: float, energy: bool = False
+    run: Path,
+    out: Path,
+    *,
+    threads: int,
+    input_size: tuple[int, int],
+    seconds: float,
+    energy: bool = False,
+    cuda_graph: bool = False,
 ) -> BundleSummary:
     """Write a run's engine and its baseline with an input of `input_size` (height, width) and a runner to `out`.
 
-    OutputError for a folder or a file that is no bundle in that place.
+    `cuda_graph`: there, both are replayed as CUDA graphs; UsageError for engines that are not for a GPU. OutputError
+    for a folder or a file that is no bundle in that place.
     """
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give the file to write as --out")
@@ -62,18 +77,45 @@ def bundle(
     candidates = [Candidate(ENGINE_NAME, run / ENGINE), Candidate(BASELINE_NAME, run / FLOAT)]
     with reopened(run) as job:
         job.runtime.require_timed()
+        require_comparable(job)
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
-        session = protocol(threads=threads, seconds=seconds, seed=job.request.seed, energy=energy)
-        manifest = write_bundle(out, candidates, x, session, run=run)
+        session = protocol(
+            threads=threads, seconds=seconds, seed=job.request.seed, energy=energy, cuda_graph=cuda_graph
+        )
+        manifest = write_bundle(out, candidates, x, session, run=run, device=job.profile, networks=_networks(job))
         write_bytes(run / BUNDLES / f"{manifest.digest}.json", manifest.to_bytes())
     releases = {f"{arm.spec.runtime} {arm.spec.runtime_version.partition('-')[0]}" for arm in manifest.arms}
+    gpus = {gpu for arm in manifest.arms for gpu in gpu_needed(arm.spec)}
     return BundleSummary(
         run=str(run),
         file=str(out),
         bytes=out.stat().st_size,
         bundle=manifest.digest,
-        requirements=("numpy", *sorted(releases)),
+        requirements=("numpy", *sorted(releases), *gpus),
     )
+
+
+def _networks(job: Job) -> dict[str, Simulate]:
+    """The networks of a run's engines in torch, on one thread, so that they give the same each time."""
+
+    def baseline(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _in_torch(job.original, x)
+
+    def engine(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _in_torch(compressed_network(job).simulate(), x)
+
+    return {ENGINE_NAME: engine, BASELINE_NAME: baseline}
+
+
+def _in_torch(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            made: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
+    finally:
+        torch.set_num_threads(before)
+    return made
 
 
 def take_back(source: Path, run: Path | None = None, table: Path | None = None) -> MeasureSummary:
@@ -123,15 +165,24 @@ def measure_on(
     folder: str | None = None,
     table: Path | None = None,
     energy: bool = False,
+    cuda_graph: bool = False,
 ) -> MeasureSummary:
     """Time the run's engines on the machine behind `transport`; what an earlier call left there is gone on with.
 
     `python` and `folder`: the interpreter and the working folder there. `table`: a latency table to add to. See
-    `FarBundle.measure` for the errors.
+    `bundle` and `FarBundle.measure` for the rest.
     """
     with tempfile.TemporaryDirectory(prefix="bitwright-bundle-") as temporary:
         file = Path(temporary) / "bundle.pyz"
-        made = bundle(run, file, threads=threads, input_size=input_size, seconds=seconds, energy=energy)
+        made = bundle(
+            run,
+            file,
+            threads=threads,
+            input_size=input_size,
+            seconds=seconds,
+            energy=energy,
+            cuda_graph=cuda_graph,
+        )
         manifest = Manifest.model_validate_json((run / BUNDLES / f"{made.bundle}.json").read_bytes())
         far = FarBundle(transport, file, manifest, python=python, folder=folder)
         samples = Path(temporary) / "samples.jsonl"

@@ -106,10 +106,12 @@ class Job:
         """UsageError where engines of the runtime are not to be timed, DeviceError where only the device can."""
         self.runtime.require_timed()
         if self.why_foreign is not None:
-            raise DeviceError(
-                f"{self.why_foreign}: times taken here would say nothing of it; measure there, with "
-                f"`{self.measure_there}` or `bitwright bundle {self.run.path} --out FILE`"
-            )
+            raise DeviceError(f"{self.why_foreign}: times taken here would say nothing of it; {self.there_or_by_hand}")
+
+    @property
+    def there_or_by_hand(self) -> str:
+        """How to measure the run's engine on another machine, in words."""
+        return f"measure there, with `{self.measure_there}` or `bitwright bundle {self.run.path} --out FILE`"
 
     @property
     def measure_there(self) -> str:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.report.measured import Latency
 from bitwright.report.text import ratio_interval
 from bitwright.runs.built import ENGINE, PLAN
+from bitwright.runs.job import Job
 from bitwright.runs.proof import ENGINE_NAME, time_engines
 from bitwright.runs.reopen import reopened, request_of
 from bitwright.runs.reporting import latency_section, load_report
@@ -20,6 +21,7 @@ from bitwright.runs.stages import FLOAT
 from compress.plan import Plan
 from deploy.audit import Audit
 from deploy.engines import load_engine, read_spec
+from deploy.engines.sessions import opens
 from deploy.environment import Environment, machine_differences, same_machine
 from deploy.latency import ComparisonResult
 from deploy.latency.comparison import Elsewhere
@@ -64,7 +66,8 @@ class MeasureSummary(BaseModel):
         if self.elsewhere is not None:
             lines.append(f"measured on {self.machine}, sessions: {self.elsewhere.sessions}")
             differences = (f"{name} {value:.2g}" for name, value in self.elsewhere.output_differences.items())
-            lines.append(f"largest difference of the output there from the output here: {', '.join(differences)}")
+            whose = "that of the network in torch here" if self.elsewhere.simulated else "the output here"
+            lines.append(f"largest difference of the output there from {whose}: {', '.join(differences)}")
             lines.append(self._executed())
         if not self.same_machine:
             lines.append("warning: this is not the machine that the run's report was measured on")
@@ -78,6 +81,8 @@ class MeasureSummary(BaseModel):
             self.executed.require()
 
     def _executed(self) -> str:
+        if self.latency.engine.gpu is not None:
+            return "executed precision audited when the engine was compiled, as the report tells it"
         if self.executed is None:
             return "executed precision not audited: the runtime, or what came back, does not tell it"
         found = ", ".join(f"{count} {precision}" for precision, count in self.executed.executed.items())
@@ -122,15 +127,25 @@ def measure(
         engine = load_engine(run / ENGINE, 1, device=job.profile)
         if cuda_graph:
             engine.use_cuda_graph()
-        engine.require_here()
-        if read_spec(run / FLOAT).runtime is not baseline_runtime(job.profile, job.runtime):
-            raise UsageError(f"{run} has its float baseline on the processor and its engine on a GPU; compress it anew")
+        reason = engine.why_not_here()
+        if reason is not None:
+            elsewhere = f"; {job.there_or_by_hand}" if opens(job.runtime) else ""
+            raise DeviceError(f"{engine.folder / engine.spec.artefact} cannot run here: {reason}{elsewhere}")
+        require_comparable(job)
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(
             run, x, threads=threads, seconds=seconds, seed=job.request.seed, energy=energy, cuda_graph=cuda_graph
         )
     same_machine(Environment.model_validate(load_report(run).environment), timed.environment)
     return keep(run, timed, table)
+
+
+def require_comparable(job: Job) -> None:
+    """UsageError where a run's engine is for a GPU and its float baseline for the processor."""
+    if read_spec(job.run.path / FLOAT).runtime is not baseline_runtime(job.profile, job.runtime):
+        raise UsageError(
+            f"{job.run.path} has its float baseline on the processor and its engine on a GPU; compress it anew"
+        )
 
 
 def keep(
@@ -162,7 +177,7 @@ def keep(
         noise=tuple(dict.fromkeys(noise.value for m in timed.measurements for noise in m.noise)),
         # A run that timed nothing has nothing that another machine's times could be taken for.
         same_machine=report.latency is None or not machine_differences(here, there),
-        machine=f"{there.cpu_model}, {there.architecture}, {there.usable_cores} cores ({there.fingerprint})",
+        machine=_machine(there),
         elsewhere=timed.elsewhere,
         emulator=there.emulator,
         executed=executed,
@@ -170,6 +185,12 @@ def keep(
         target_reached=timed.target_reached,
         table=None if table is None else str(table),
     )
+
+
+def _machine(there: Environment) -> str:
+    """A machine in words, with the GPUs that NVML told of."""
+    gpus = "".join(f", {gpu.name}" for gpu in there.gpus)
+    return f"{there.cpu_model}, {there.architecture}, {there.usable_cores} cores{gpus} ({there.fingerprint})"
 
 
 def _add(run: Path, timed: ComparisonResult, table: Path) -> None:

@@ -161,9 +161,9 @@ def time_engines(
 
     `cuda_graph`: both are replayed as CUDA graphs.
     """
-    session = protocol(threads=threads, seconds=seconds, seed=seed, energy=energy)
+    session = protocol(threads=threads, seconds=seconds, seed=seed, energy=energy, cuda_graph=cuda_graph)
     folders = {ENGINE_NAME: run / ENGINE, BASELINE_NAME: run / FLOAT}
-    candidates = [Candidate(name, folder, cuda_graph=cuda_graph) for name, folder in folders.items()]
+    candidates = [Candidate(name, folder, cuda_graph=session.cuda_graph) for name, folder in folders.items()]
     probe = run / "work" / "latency-input.npy"
     probe.parent.mkdir(parents=True, exist_ok=True)
     np.save(probe, x)
@@ -184,7 +184,7 @@ def time_engines(
     )
 
 
-def protocol(*, threads: int, seconds: float, seed: int, energy: bool = False) -> Protocol:
+def protocol(*, threads: int, seconds: float, seed: int, energy: bool = False, cuda_graph: bool = False) -> Protocol:
     """How engines are timed, here and elsewhere: at least `seconds` each.
 
     A short session also waits less for a quiet machine and takes shorter turns; from 5 s on the harness's own hold.
@@ -200,6 +200,7 @@ def protocol(*, threads: int, seconds: float, seed: int, energy: bool = False) -
         gate=LoadGate.for_session(seconds),
         block_seconds=min(0.25, seconds / 20),
         energy_seconds=ENERGY_SECONDS if energy else None,
+        cuda_graph=cuda_graph,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bitwright.runs.job import Job
 from bitwright.runs.proof import why_not_run
+from deploy.engines.sessions import opens
 from deploy.latency import ComparisonResult
 from workloads.classification.task import Classification
 
@@ -20,9 +21,10 @@ def warnings_of(job: Job, timed: ComparisonResult | None) -> list[str]:
     why_not = why_not_run(job)
     if why_not:
         run = job.run.path
+        there = f". From here: {job.measure_there}, or by hand: bitwright bundle {run} --out FILE"
         found.append(
             f"The engine was built for {job.profile.name} and audited, but neither run nor timed: {why_not}. "
-            f"On such a machine: bitwright verify {run}, bitwright measure {run}"
+            f"On such a machine: bitwright verify {run}, bitwright measure {run}{there if opens(job.runtime) else ''}"
         )
     elif job.runtime.why_not_timed:
         found.append(f"Nothing was timed: {job.runtime.why_not_timed}")

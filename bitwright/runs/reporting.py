@@ -41,6 +41,7 @@ from compress.layer_table import LayerTable
 from compress.plan import Plan
 from deploy.audit import Audit, LayerAudit
 from deploy.engines import read_spec
+from deploy.engines.sessions import opens
 from deploy.environment import Environment
 from deploy.footprint import footprint
 from deploy.latency import ComparisonResult
@@ -111,7 +112,8 @@ def report(job: Job) -> Report:
 
 def _next_command(job: Job, untimed: str | None) -> str:
     run = job.run.path
-    if job.why_foreign and not job.runtime.why_not_timed:
+    absent = job.why_foreign or why_not_run(job)
+    if absent and opens(job.runtime) and not job.runtime.why_not_timed:
         return job.measure_there
     return f"bitwright verify {run}" if untimed else f"bitwright measure {run} --threads 2"
 

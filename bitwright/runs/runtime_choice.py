@@ -5,7 +5,7 @@ from __future__ import annotations
 from bitwright.foundation.errors import MissingPackageError, UsageError
 from bitwright.runs.precision import Precision, has
 from deploy.engine import Runtime
-from deploy.engines.runtime_packages import package_of, runtime_version
+from deploy.engines.runtime_packages import pip_command, runtime_version
 from hw_profiles import DeviceKind, DeviceProfile, installed_runtimes, reaches, takes, why_foreign
 
 RUNTIME_NAMES = {
@@ -15,8 +15,6 @@ RUNTIME_NAMES = {
 
 _OTHERS = (Runtime.TENSORRT_RTX, Runtime.TORCH)
 """What there is in place of TensorRT."""
-
-_NVIDIA_INDEX = "--extra-index-url https://pypi.nvidia.com"
 
 
 def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precision = Precision.INT8, *,
@@ -77,8 +75,7 @@ def _place(profile: DeviceProfile, engine: str, version: str | None) -> int:
 def install_command(profile: DeviceProfile, runtime: Runtime) -> str:
     """What to type to install a runtime in a version that the profile takes."""
     entry = profile.runtime(runtime.value)
-    command = f"pip install '{package_of(runtime)}{'' if entry is None else entry.version or ''}'"
-    return f"{command} {_NVIDIA_INDEX}" if runtime is Runtime.TENSORRT else command
+    return pip_command(runtime, "" if entry is None else entry.version or "")
 
 
 def require_installed(profile: DeviceProfile, runtime: Runtime, precision: Precision) -> None:

@@ -5,9 +5,10 @@ Nothing of the GPU is changed for it: clocks and power limits stay what they are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,67 +21,50 @@ EAGER_RUNS = 3
 """Runs before a capture, in which a library allocates and chooses what it must not during one (torch's CUDA notes)."""
 
 
-@contextmanager
-def enough_memory(what: str) -> Iterator[None]:
-    """DeviceError with what to do where torch finds no memory on the GPU for `what`."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise no_memory(what) from error
-
-
 def no_memory(what: str) -> DeviceError:
     """The error of a GPU that has no memory left for `what`."""
     return DeviceError(f"the GPU has no memory left for {what}; end what else uses it, or run smaller inputs")
 
 
-class Cuda:
-    """What a run needs of CUDA, by torch; buffers are float32."""
+class Cuda(ABC):
+    """What a run needs of CUDA; buffers are float32 and have a `shape`, and one on the host has `numpy()`.
 
+    `failure`: what is raised where CUDA refuses a call.
+    """
+
+    failure: ClassVar[type[Exception]]
+
+    @abstractmethod
+    def enough_memory(self, what: str) -> AbstractContextManager[None]:
+        """DeviceError with what to do where the GPU has no memory for `what`."""
+
+    @abstractmethod
     def stream(self) -> Any:
         """A stream of its own, because TensorRT synchronises the device around runs on the default one."""
-        import torch
 
-        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
+    @abstractmethod
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """Make `stream` the one that work is enqueued on."""
-        import torch
 
-        return torch.cuda.stream(stream)
-
+    @abstractmethod
     def event(self) -> Any:
         """An event that tells time."""
-        import torch
 
-        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
+    @abstractmethod
     def on_host(self, shape: tuple[int, ...]) -> Any:
         """A buffer that is locked in memory, so that copies need no other one."""
-        import torch
 
-        return torch.empty(shape, dtype=torch.float32, pin_memory=True)
-
+    @abstractmethod
     def on_device(self, shape: tuple[int, ...]) -> Any:
         """A buffer on the GPU."""
-        import torch
 
-        return torch.empty(shape, dtype=torch.float32, device="cuda")
-
+    @abstractmethod
     def copy(self, target: Any, source: Any) -> None:
         """Enqueue a copy on the current stream."""
-        target.copy_(source, non_blocking=True)
 
+    @abstractmethod
     def capture(self, stream: Any, enqueue: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """What `enqueue` puts on `stream` as a graph: the output that it fills, and what enqueues it once more."""
-        import torch
-
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            output = enqueue()
-        return output, graph.replay
 
 
 class CudaRun:
@@ -96,9 +80,9 @@ class CudaRun:
         *,
         graph: bool = False,
         capturable: Callable[[int], bool] = lambda handle: True,
-        cuda: Cuda | None = None,
+        cuda: Cuda,
     ) -> None:
-        self._cuda = Cuda() if cuda is None else cuda
+        self._cuda = cuda
         self._compute = compute
         self._graph = graph
         self._capturable = capturable
@@ -115,7 +99,7 @@ class CudaRun:
         UsageError where a graph is asked for and the network cannot be captured, DeviceError where the GPU has no
         memory left.
         """
-        with enough_memory(f"an input of {list(x.shape)}"):
+        with self._cuda.enough_memory(f"an input of {list(x.shape)}"):
             return self._run(x)
 
     def _run(self, x: np.ndarray) -> np.ndarray:
@@ -166,9 +150,9 @@ class CudaRun:
         why = "it is not capturable for this shape"
         if self._capturable(self._stream.cuda_stream):
             try:
-                with enough_memory("a CUDA graph of the network"):
+                with self._cuda.enough_memory("a CUDA graph of the network"):
                     output, replay = self._cuda.capture(self._stream, self._eager)
-            except RuntimeError as error:
+            except self._cuda.failure as error:
                 why = (str(error).strip() or type(error).__name__).splitlines()[0]
             else:
                 return lambda: (replay(), output)[1]

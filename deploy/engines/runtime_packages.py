@@ -20,6 +20,9 @@ _MODULES = {
 _PACKAGES = {Runtime.LITERT: "ai-edge-litert"}
 """What pip calls the runtimes that it knows by another name."""
 
+_INDICES = {Runtime.TENSORRT: " --extra-index-url https://pypi.nvidia.com"}
+"""Where pip finds the runtimes of which the package registry has no more than a stub."""
+
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 
 
@@ -49,3 +52,8 @@ def runtime_version(runtime: Runtime) -> str:
 def package_of(runtime: Runtime) -> str:
     """What pip calls the package of a runtime."""
     return _PACKAGES.get(runtime, runtime.value)
+
+
+def pip_command(runtime: Runtime, versions: str) -> str:
+    """What to type to install a runtime; `versions`: such as ==1.7.1, or nothing."""
+    return f"pip install '{package_of(runtime)}{versions}'{_INDICES.get(runtime, '')}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from bitwright.foundation.errors import MissingPackageError, UsageError
+from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
 from deploy.engines.litert_session import LiteRtSession
 from deploy.engines.onnxruntime_session import OnnxRuntimeSession
 from deploy.engines.openvino_session import OpenVinoSession
-from deploy.engines.runtime_packages import package_of, runtime_version
+from deploy.engines.runtime_packages import import_runtime, pip_command, runtime_version
+from deploy.engines.tensorrt_session import TensorRtSession
+from deploy.gpu_match import why_not_by_driver
 from deploy.runtimes import FloatPrecision, Runtime
 
 Shape = tuple[int, ...]
@@ -48,18 +51,48 @@ SESSIONS: dict[Runtime, Callable[[Path, int, FloatPrecision, Shape | None], Sess
     Runtime.OPENVINO: OpenVinoSession,
     Runtime.LITERT: LiteRtSession.read,
 }
+"""What opens the engines that run on a processor."""
+
+
+class TellsStages(Protocol):
+    """A session of a runtime that compiles for GPUs: it tells the stages of a run."""
+
+    def stages_ms(self) -> tuple[float, float, float]:
+        """Ms of the last run: the copy to the GPU, the computation, and the copy back."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """The GPU that an engine was compiled for; `graph`: its computation is replayed as a CUDA graph."""
+
+    compute_capability: str | None
+    profile: str
+    graph: bool = False
+
+
+def opens(runtime: Runtime) -> bool:
+    """Whether `open_session` opens engines of the runtime."""
+    return runtime.compiles or runtime in SESSIONS
 
 
 def open_session(
-    path: Path, *, runtime: Runtime, version: str, threads: int, float_precision: FloatPrecision, shape: Shape | None
+    path: Path,
+    *,
+    runtime: Runtime,
+    version: str,
+    threads: int,
+    float_precision: FloatPrecision,
+    shape: Shape | None,
+    gpu: OnGpu,
 ) -> Session:
-    """Load the file of an engine that was built with `version` of `runtime`.
+    """Load the file of an engine that was built with `version` of `runtime`; `gpu` counts where that compiles for one.
 
     MissingPackageError when the runtime is not installed, UsageError when another version is, because kernels and
-    precisions may differ from those that were audited.
+    precisions may differ from those that were audited, DeviceError where the GPU is not the one it was compiled for.
     """
     # A build number follows the release in some versions; pip knows the release alone.
-    command = f"pip install '{package_of(runtime)}=={version.partition('-')[0]}'"
+    command = pip_command(runtime, f"=={version.partition('-')[0]}")
     try:
         installed = runtime_version(runtime)
     except MissingPackageError as error:
@@ -71,4 +104,13 @@ def open_session(
             f"the engine was built and audited with {runtime} {version} and {installed} is installed; "
             f"install the same with: {command}"
         )
-    return SESSIONS[runtime](path, threads, float_precision, shape)
+    return _on_gpu(path, runtime, gpu) if runtime.compiles else SESSIONS[runtime](path, threads, float_precision, shape)
+
+
+def _on_gpu(path: Path, runtime: Runtime, gpu: OnGpu) -> TensorRtSession:
+    reason = why_not_by_driver(gpu.compute_capability, gpu.profile)
+    if reason is not None:
+        raise DeviceError(f"the engine cannot run here: {reason}")
+    # Kernels that are compiled here lie beside the engine, and go with it.
+    cache = path.with_suffix(".runtime.cache")
+    return TensorRtSession(import_runtime(runtime), path.read_bytes(), cache=cache, cuda_graph=gpu.graph)

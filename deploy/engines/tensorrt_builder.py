@@ -15,10 +15,8 @@ from typing import Any
 from bitwright.foundation.caches import keep_cached, read_cached
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Runtime, ShapeRange
+from deploy.engines.tensorrt_log import logger, reasons
 from deploy.engines.tensorrt_target import GpuTarget
-
-_SHOWN = 2
-_NOISE = ("checkMacros.cpp", "--- ")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def compile_network(
 
     UsageError, with the parser's or the builder's own reason and the node that it names, when it refuses the file.
     """
-    log = _logger(api)
+    log = logger(api)
     builder = api.Builder(log)
     network = builder.create_network(_creation_flags(api))
     parser = api.OnnxParser(network, log)
@@ -57,32 +55,15 @@ def compile_network(
     if config.add_optimization_profile(profile) < 0:
         raise UsageError(
             f"{runtime} does not take inputs from {list(shapes.smallest)} to {list(shapes.largest)} for {path.name}: "
-            f"{_errors(log.lines)}"
+            f"{reasons(log.lines)}"
         )
     timings = _timing_cache(config, cache) if runtime is Runtime.TENSORRT else None
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UsageError(f"{runtime} cannot build {path.name}: {_errors(log.lines)}")
+        raise UsageError(f"{runtime} cannot build {path.name}: {reasons(log.lines)}")
     if timings is not None:
         keep_cached(cache, bytes(timings.serialize()))
     return Compiled(bytes(engine), tuple(text for _, text in log.lines))
-
-
-def _logger(api: ModuleType) -> Any:
-    """A logger that keeps (severity, text) of every line; its base class belongs to the package that is used."""
-
-    class Log(api.ILogger):  # type: ignore[misc, name-defined]
-        """Keeps what it is told."""
-
-        def __init__(self) -> None:
-            api.ILogger.__init__(self)
-            self.lines: list[tuple[str, str]] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            """Keep one line."""
-            self.lines.append((severity.name, text))
-
-    return Log()
 
 
 def _creation_flags(api: ModuleType) -> int:
@@ -119,9 +100,3 @@ def _parse_error(parser: Any) -> str:
     first = told.desc().strip().splitlines()
     lines = [line for line in first if not line.startswith("[")] or first
     return f"node {told.node_name()!r} ({told.node_operator()}): {lines[-1]}"
-
-
-def _errors(lines: list[tuple[str, str]]) -> str:
-    found = [text.splitlines()[0] for severity, text in lines if "ERROR" in severity]
-    kept = [text for text in found if not any(part in text for part in _NOISE)] or found
-    return "; ".join(kept[:_SHOWN]) or "it gave no reason"

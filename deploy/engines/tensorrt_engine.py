@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from bitwright.foundation.caches import cache_folder
-from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode, SparseTactics
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.runtime_packages import import_runtime
 from deploy.engines.tensorrt_record import BuildRecord, BuiltLayer
 from deploy.engines.tensorrt_session import TensorRtSession
-from deploy.gpu import why_not_here
+from deploy.gpu_match import why_not_by_driver
 from deploy.runtimes import W4A16
 
 _OPS = {"correlation": "Convolution", "deconv": "Deconvolution"}
@@ -40,19 +39,14 @@ class TensorRtEngine(Engine):
 
     def why_not_here(self) -> str | None:
         """No GPU here, or one of another architecture than the engine was compiled for."""
-        return why_not_here(self.spec.compute_capability, self.spec.profile)
+        return why_not_by_driver(self.spec.compute_capability, self.spec.profile)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32, copied to the GPU and back.
 
         DeviceError where there is no GPU that the engine is for; UsageError for an input out of its range.
         """
-        shapes = self.spec.shapes
-        if x.dtype != np.float32 or (shapes is not None and not shapes.takes(x.shape)):
-            takes = "" if shapes is None else f" from {list(shapes.smallest)} to {list(shapes.largest)}"
-            raise UsageError(
-                f"{self.spec.runtime} cannot run {x.dtype} {list(x.shape)}: the engine takes float32{takes}"
-            )
+        self.require_takes(x)
         return self._ready().run(x)
 
     def use_cuda_graph(self) -> None:

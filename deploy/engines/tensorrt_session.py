@@ -14,29 +14,34 @@ import numpy as np
 
 from bitwright.foundation.caches import keep_cached, read_cached
 from bitwright.foundation.errors import DeviceError, UsageError
-from deploy.engines.cuda_run import Cuda, CudaRun, enough_memory, no_memory
+from deploy.engines.cuda_driver import DriverCuda
+from deploy.engines.cuda_run import Cuda, CudaRun, no_memory
+from deploy.engines.tensorrt_log import logger, reasons
 
 
 class TensorRtSession:
     """One engine and its execution context. `cache`: where TensorRT-RTX's runtime cache lies.
 
     `cuda_graph`: replay the computation as a CUDA graph. UsageError where the package refuses the engine, DeviceError
-    where the GPU has no memory left for it.
+    where the GPU has no memory left for it, or where there is none.
     """
 
     def __init__(
         self, api: ModuleType, engine: bytes, *, cache: Path, cuda_graph: bool = False, cuda: Cuda | None = None
     ) -> None:
-        self._cuda = Cuda() if cuda is None else cuda
+        # The CUDA context comes first: the runtime takes the one that it finds.
+        self._cuda = DriverCuda() if cuda is None else cuda
         self._cache = cache
-        # torch makes the CUDA context with its first buffer.
-        with enough_memory("the engine"):
-            self._bound: tuple[Any, Any] = (self._cuda.on_device((1,)), None)
+        self._bound: tuple[Any, Any] = (None, None)
         # Objects of TensorRT do not keep alive what they were made from.
-        self._runtime = api.Runtime(api.Logger(api.Logger.ERROR))
+        self._log = logger(api, errors_only=True)
+        self._runtime = api.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            raise UsageError(f"{api.__name__} {api.__version__} does not load the engine; rebuild it")
+            raise UsageError(
+                f"{api.__name__} {api.__version__} does not load the engine ({reasons(self._log.lines)}); "
+                "update the driver of the GPU if that is too old, else rebuild the engine"
+            )
         self._given, self._made = (self._engine.get_tensor_name(index) for index in range(2))
         self._kept: Any = None
         self._known = b""
@@ -94,5 +99,5 @@ class TensorRtSession:
             self._context.set_tensor_address(self._made, output.data_ptr())
             self._bound = source, output
         if not self._context.execute_async_v3(stream):
-            raise DeviceError(f"the engine failed while running {list(source.shape)}; see TensorRT's messages above")
+            raise DeviceError(f"the engine failed while running {list(source.shape)}: {reasons(self._log.lines)}")
         return self._bound[1]

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Runtime
-from deploy.gpu import compute_capability, why_not_here
+from deploy.gpu import compute_capability
+from deploy.gpu_match import why_not_by_driver
 from hw_profiles import DeviceProfile
 
 _SPARSE = "sparse_2_4"
@@ -59,7 +60,7 @@ class GpuTarget(BaseModel):
                     f"it compiles for {listed}"
                 )
         else:
-            reason = why_not_here(self.compute_capability, self.profile)
+            reason = why_not_by_driver(self.compute_capability, self.profile)
             if reason is not None:
                 raise UsageError(
                     f"{runtime} compiles an engine on a GPU like the one that it is for, so build it on such a machine "

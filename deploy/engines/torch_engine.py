@@ -10,6 +10,7 @@ import numpy as np
 from bitwright.foundation.errors import UsageError
 from deploy.engine import Engine, EngineSpec, ExecutedNode
 from deploy.engines.cuda_run import CudaRun
+from deploy.engines.cuda_torch import TorchCuda
 from deploy.engines.torch_nodes import executed_nodes
 from deploy.gpu import why_not_here, without_tf32
 from deploy.torch_aot.package import MODEL, Package
@@ -33,7 +34,7 @@ class TorchEngine(Engine):
         reason = self._package.why_not_here()
         if reason is not None or self._package.described.device == "cpu":
             return reason
-        return why_not_here(self.spec.compute_capability, self.spec.profile)
+        return why_not_here(self.spec.runtime, self.spec.compute_capability, self.spec.profile)
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Run one batch of shape [N, C, H, W] float32; UsageError when the network does not take that shape.
@@ -90,5 +91,7 @@ class TorchEngine(Engine):
                 raise UsageError(f"torch cannot load {path}: {first}; rebuild the engine") from error
             if on_gpu:
                 # It enqueues on torch's current stream, which a run sets.
-                self._on_gpu = CudaRun(lambda source, _: self._loaded.run([source])[0], graph=self._cuda_graph)
+                self._on_gpu = CudaRun(
+                    lambda source, _: self._loaded.run([source])[0], graph=self._cuda_graph, cuda=TorchCuda()
+                )
         return self._loaded

@@ -23,6 +23,9 @@ class Elsewhere(BaseModel):
     output_differences: dict[str, float] = Field(
         description="largest absolute difference of each engine's output there from its output where it was bundled"
     )
+    simulated: tuple[str, ...] = Field(
+        default=(), description="engines that did not run there: the difference is from the network in torch"
+    )
 
 
 class ComparisonResult(BaseModel):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -15,24 +16,32 @@ from bitwright.foundation import files as foundation_files
 from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import atomic_path
 from bitwright.foundation.progress import track
-from deploy.engine import EngineSpec
+from deploy.engine import EngineSpec, Runtime
 from deploy.engines import load_engine, read_spec
-from deploy.engines.sessions import EXECUTED_SUFFIX, SESSIONS
+from deploy.engines.sessions import EXECUTED_SUFFIX, opens
 from deploy.latency import Candidate
 from deploy.onnx_plan import plan_of
 from deploy.remote.archive import MANIFEST
 from deploy.remote.manifest import Arm, Manifest, Protocol
+from hw_profiles import DeviceProfile
 
 RUNNER_MODULES = (
+    "bitwright.foundation.caches",
     "bitwright.foundation.errors",
     "bitwright.foundation.files",
     "bitwright.foundation.optional",
     "bitwright.foundation.progress",
+    "deploy.cuda_library",
+    "deploy.engines.cuda_driver",
+    "deploy.engines.cuda_run",
     "deploy.engines.litert_session",
     "deploy.engines.onnxruntime_session",
     "deploy.engines.openvino_session",
     "deploy.engines.runtime_packages",
     "deploy.engines.sessions",
+    "deploy.engines.tensorrt_log",
+    "deploy.engines.tensorrt_session",
+    "deploy.gpu_match",
     "deploy.heat",
     "deploy.latency.child_process",
     "deploy.latency.foreign_load",
@@ -77,13 +86,26 @@ raise SystemExit(main())
 '''
 
 
+Simulate = Callable[[np.ndarray], np.ndarray]
+"""A network in torch as a function of one input, [N, C, H, W] float32, that gives the same each time."""
+
+
 def write_bundle(
-    out: Path, candidates: Sequence[Candidate], x: np.ndarray, protocol: Protocol, *, run: Path
+    out: Path,
+    candidates: Sequence[Candidate],
+    x: np.ndarray,
+    protocol: Protocol,
+    *,
+    run: Path,
+    device: DeviceProfile | None = None,
+    networks: Mapping[str, Simulate] = MappingProxyType({}),
 ) -> Manifest:
     """Write the bundle of `candidates` on one input, [N, C, H, W] float32, to `out`.
 
-    The same engines, input and protocol make the same bundle. UsageError for an engine that cannot be loaded here: the
-    output that the other machine's is compared with is taken here.
+    The same engines, input and protocol make the same bundle. `device`: what a compiled engine has to be for.
+    `networks`: by engine its network in torch, which gives the output where the engine does not run here.
+    UsageError for an engine that cannot be loaded here, or does not take the input; DeviceError for one that does not
+    run here and has no network: the output that the other machine's is compared with is taken here.
     """
     if x.ndim != 4 or x.dtype != np.float32:
         raise UsageError(f"the input of a bundle must be float32 [N, C, H, W], got {x.dtype} {x.shape}")
@@ -91,19 +113,24 @@ def write_bundle(
     arms = []
     for index, candidate in enumerate(track(candidates, "bundling engines")):
         spec = read_spec(candidate.folder)
-        if spec.runtime not in SESSIONS:
-            known = ", ".join(SESSIONS)
+        if not opens(spec.runtime):
+            known = ", ".join(runtime for runtime in Runtime if opens(runtime))
             raise UsageError(f"{candidate.folder} is an engine of {spec.runtime}; a bundle carries engines of {known}")
+        # One thread, so that the output, and with it the bundle, is the same each time.
+        engine = load_engine(candidate.folder, 1, device=device)
+        engine.require_takes(x)
+        if protocol.cuda_graph:
+            engine.use_cuda_graph()
+        network = None if engine.why_not_here() is None else networks.get(candidate.name)
         arm = Arm(
             name=candidate.name,
             spec=spec,
             file=f"engines/{index}{Path(spec.artefact).suffix}",
             output=f"outputs/{index}.npy",
             executed=_executed(candidate.folder, spec, index),
+            simulated=network is not None,
         )
-        # One thread, so that the output, and with it the bundle, is the same each time.
-        engine = load_engine(candidate.folder, 1)
-        files[arm.output] = _npy(engine.run(x))
+        files[arm.output] = _npy(engine.run(x) if network is None else network(x))
         files[arm.file] = engine.file_for(x.shape)
         arms.append(arm)
     n, c, h, w = x.shape

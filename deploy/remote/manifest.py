@@ -28,6 +28,7 @@ class Protocol(_Part):
     block_seconds: float = Field(gt=0)
     timeout_seconds: float = Field(default=300.0, gt=0)
     energy_seconds: float | None = Field(default=None, gt=0)
+    cuda_graph: bool = Field(default=False, exclude_if=lambda asked: not asked)
     warm_up: WarmUp = WarmUp()
     gate: LoadGate = LoadGate()
 
@@ -36,6 +37,7 @@ class Arm(_Part):
     """One engine of a bundle: its artefact, and its output on the input where it was bundled (.npy).
 
     `executed`: the file in which its runner tells what the runtime executes there; None where that is not asked for.
+    `simulated`: the output is that of the network in torch, because the engine does not run where it was bundled.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Arm(_Part):
     file: str
     output: str
     executed: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    simulated: bool = Field(default=False, exclude_if=lambda so: not so)
 
 
 class Manifest(_Part):

@@ -55,11 +55,16 @@ class Block(_Record):
 
     wall_ns: tuple[Nanoseconds, ...] = Field(min_length=1)
     cpu_ns: tuple[Annotated[int, Field(ge=0)], ...]
+    gpu_ms: tuple[tuple[Milliseconds, Milliseconds, Milliseconds], ...] = Field(
+        default=(), description="of an engine on a GPU the stages of each run; see `deploy.latency.timing.Stages`"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.wall_ns) != len(self.cpu_ns):
             raise ValueError("wall_ns and cpu_ns differ in length")
+        if self.gpu_ms and len(self.wall_ns) != len(self.gpu_ms):
+            raise ValueError("wall_ns and gpu_ms differ in length")
         return self
 
 

@@ -84,11 +84,12 @@ class Results:
         foreign_during = sum(e.foreign_cores * e.seconds for e in ends) / max(sum(e.seconds for e in ends), 1e-9)
         quiet = protocol.gate.max_foreign_share * environment.logical_cores
         heats = [*(ready.heat for ready in starts), self.end.heat]
-        noise = noise_of(foreign_before, foreign_during, quiet, heats, gpus=False)
+        on_gpu = any(arm.spec.runtime.compiles for arm in manifest.arms)
+        noise = noise_of(foreign_before, foreign_during, quiet, heats, gpus=on_gpu)
         samples = {arm.name: Samples(arm.name) for arm in manifest.arms}
         for record in self.rounds:
             for name, block in record.blocks.items():
-                samples[name].add(block.wall_ns, block.cpu_ns)
+                samples[name].add(block.wall_ns, block.cpu_ns, block.gpu_ms)
         measurements = []
         for arm in manifest.arms:
             first, last = starts[0].arms[arm.name], self.end.arms[arm.name]
@@ -111,6 +112,7 @@ class Results:
                     peak_rss_bytes=last.peak_rss_bytes,
                     noise=noise,
                     environment_fingerprint=environment.fingerprint,
+                    cuda_graph=protocol.cuda_graph,
                 )
             )
         return ComparisonResult(
@@ -133,6 +135,7 @@ class Results:
                 bundle=self.head.bundle,
                 sessions=len(starts),
                 output_differences={name: arm.output_difference for name, arm in self.end.arms.items()},
+                simulated=tuple(arm.name for arm in manifest.arms if arm.simulated),
             ),
             environment=environment,
         )
@@ -173,6 +176,10 @@ class Results:
         for group in groups:
             if sorted(group) != names:
                 raise UsageError(f"{self.path} tells of engines {sorted(group)}, and its bundle holds {names}")
+        for arm in manifest.arms:
+            for record in self.rounds:
+                if bool(record.blocks[arm.name].gpu_ms) != arm.spec.runtime.compiles:
+                    raise UsageError(f"{self.path} does not tell the stages of just those runs that were on a GPU")
         changed = {session.ready.environment.fingerprint for session in self.sessions}
         if len(changed) > 1:
             raise UsageError(f"{self.path} holds sessions of different machines ({', '.join(sorted(changed))})")

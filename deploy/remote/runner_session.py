@@ -20,11 +20,15 @@ from deploy.latency.child_process import GOODBYE_SECONDS, ChildProcess, thread_e
 from deploy.latency.foreign_load import CpuReading, wait_for_quiet
 from deploy.latency.rounds import SETTLE_RUNS, Samples, run_rounds
 from deploy.machine import differences, read_machine
+from deploy.nvidia_gpus import why_silent
 from deploy.power_rails import energy_pass, require_rails
 from deploy.remote.archive import Archive
 from deploy.remote.sample_log import LARGEST_BYTES, SCHEMA_VERSION, SampleLog
 
 Values = dict[str, Any]
+
+_OF_SPEC = ("runtime", "runtime_version", "float_precision", "input_shape", "compute_capability", "profile")
+"""What a worker is told of an engine's stamp."""
 
 
 class EngineWorker(ChildProcess):
@@ -64,7 +68,7 @@ class Arm:
     def run_block(self) -> None:
         """Time one block."""
         block = self.worker.ask("run", count=self.samples.block_runs, settle=SETTLE_RUNS)
-        self.samples.add(block["wall_ns"], block["cpu_ns"])
+        self.samples.add(**block)
 
     def run_untimed(self) -> int:
         """Run one block that is not kept; the number of its runs."""
@@ -73,7 +77,8 @@ class Arm:
     def last_block(self) -> Values:
         """The samples of the block that was timed last."""
         size = self.samples.block_sizes[-1]
-        return {"wall_ns": self.samples.wall_ns[-size:], "cpu_ns": self.samples.cpu_ns[-size:]}
+        block: Values = {"wall_ns": self.samples.wall_ns[-size:], "cpu_ns": self.samples.cpu_ns[-size:]}
+        return block | ({"gpu_ms": self.samples.gpu_ms[-size:]} if self.samples.gpu_ms else {})
 
 
 def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[str | Path]) -> None:
@@ -85,6 +90,8 @@ def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[
     protocol: Values = archive.manifest["protocol"]
     gate: Values = protocol["gate"]
     rails = require_rails() if protocol["energy_seconds"] else []
+    if any(arm["spec"]["compute_capability"] for arm in archive.manifest["arms"]):
+        _tell_silent_gpus()
     machine = read_machine()
     _begin(archive, log, machine)
     past = len(log.of_kind("round"))
@@ -125,6 +132,12 @@ def measure(archive: Archive, log: SampleLog, folder: Path, *, worker: Sequence[
                 file = folder / arm["executed"]
                 told[arm["name"]]["executed"] = _executed(arms[arm["name"]].worker, file, log.path.parent)
         log.end(ended)
+
+
+def _tell_silent_gpus() -> None:
+    reason = why_silent()
+    if reason is not None:
+        note(f"warning: clocks, power and temperature of the GPU are not recorded: {reason}")
 
 
 def _executed(worker: EngineWorker, file: Path, out: Path) -> str | None:
@@ -183,8 +196,9 @@ def _load(
         file, output = archive.unpack(arm["file"], folder), archive.unpack(arm["output"], folder)
         log_file = folder / f"{len(arms)}.log"
         process = stack.enter_context(EngineWorker(samples.name, worker, log_file, protocol))
-        wanted = {key: arm["spec"][key] for key in ("runtime", "runtime_version", "float_precision", "input_shape")}
-        facts = process.ask("load", file=str(file), input=str(x), threads=protocol["threads"], **wanted)
+        wanted = {key: arm["spec"][key] for key in _OF_SPEC}
+        how = {"threads": protocol["threads"], "cuda_graph": protocol.get("cuda_graph", False)}
+        facts = process.ask("load", file=str(file), input=str(x), **how, **wanted)
         patience = protocol["timeout_seconds"] + protocol["warm_up"]["max_seconds"]
         facts |= process.ask("warm_up", patience, policy=protocol["warm_up"])
         samples.size_blocks(facts["warm_ns"], protocol["block_seconds"])

@@ -19,7 +19,7 @@ from deploy.latency.timing import TimedNetwork, process_memory, usable_cores
 from deploy.runtimes import FloatPrecision, Runtime
 
 if TYPE_CHECKING:
-    from deploy.engines.sessions import Session, TellsExecuted
+    from deploy.engines.sessions import Session, TellsExecuted, TellsStages
 
 Message = dict[str, Any]
 
@@ -41,21 +41,23 @@ class _Worker:
         """Load the engine, read the input and run it once."""
         before = process_memory("VmRSS")
         start = time.perf_counter_ns()
-        from deploy.engines.sessions import open_session
+        from deploy.engines.sessions import OnGpu, open_session
 
         imported = time.perf_counter_ns()
-        shape = command["input_shape"]
+        shape, runtime = command["input_shape"], Runtime(command["runtime"])
         session = open_session(
             Path(command["file"]),
-            runtime=Runtime(command["runtime"]),
+            runtime=runtime,
             version=command["runtime_version"],
             threads=command["threads"],
             float_precision=FloatPrecision(command["float_precision"]),
             shape=None if shape is None else tuple(shape),
+            gpu=OnGpu(command["compute_capability"], command["profile"], command["cuda_graph"]),
         )
         loaded = time.perf_counter_ns()
         self._x = np.ascontiguousarray(np.load(command["input"], allow_pickle=False))
-        network = TimedNetwork(session.run, self._x)
+        stages = cast("TellsStages", session).stages_ms if runtime.compiles else _on_processor
+        network = TimedNetwork(session.run, self._x, stages)
         self._loaded = session, network
         first = network.time(1)
         return {
@@ -74,7 +76,7 @@ class _Worker:
     def run(self, command: Message) -> Message:
         """Time one block."""
         runs = self.loaded[1].time(command["count"], command["settle"])
-        return {"wall_ns": runs.wall_ns, "cpu_ns": runs.cpu_ns}
+        return {"wall_ns": runs.wall_ns, "cpu_ns": runs.cpu_ns, "gpu_ms": runs.gpu_ms}
 
     def info(self, command: Message) -> Message:
         """Facts about this process, and how far the output is from the one where the engine was bundled."""
@@ -93,6 +95,10 @@ class _Worker:
         """The last answer."""
         del command
         return {}
+
+
+def _on_processor() -> None:
+    """A run there has no stages."""
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from torch import Tensor
 from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
 from bitwright.foundation.files import write_bytes
 from deploy.gpu import require_fp8, why_not_here, without_tf32
-from deploy.runtimes import FloatPrecision
+from deploy.runtimes import FloatPrecision, Runtime
 from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import DESCRIPTION, Description, capabilities
 from deploy.torch_aot.proof import picture, require_equal
@@ -111,7 +111,7 @@ def compile_network(network: OnnxNetwork, float_precision: FloatPrecision, *, de
 
 def require_device(compute_capability: str | None, profile: str) -> None:
     """DeviceError where a GPU is asked for that is not here: AOTInductor compiles for the GPU that it finds."""
-    reason = None if compute_capability is None else why_not_here(compute_capability, profile)
+    reason = None if compute_capability is None else why_not_here(Runtime.TORCH, compute_capability, profile)
     if reason is not None:
         raise DeviceError(
             "torch compiles an engine on a GPU like the one that it is for, so build it on such a machine with a torch "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -27,15 +28,27 @@ class Lesson:
     features: tuple[Tensor, ...] = ()
 
 
+class LogitDistance(StrEnum):
+    """How far the logits of a student are from its teacher's."""
+
+    KL = "kl"
+    """Divergence of the probabilities: the paper's."""
+    SQUARED = "squared"
+    """Mean squared difference of the logits: ours. It has a gradient where the teacher is sure as well."""
+
+
 class Guidance(ABC):
-    """The losses of the three groups. `share`: weight of the teacher against the labels; 0 is no guidance."""
+    """The losses of the three groups. `share`: weight of the teacher against the labels; 0 is no guidance.
+
+    `logarithm`: of a subnet's whole loss, so that its gradient is relative to the loss: ours.
+    """
 
     label: str
     taps: bool = False
     """Whether inner tensors are compared."""
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, share: float, *, logarithm: bool = False) -> None:
+        self.share, self.logarithm = share, logarithm
 
     @abstractmethod
     def own(self, outputs: Outputs, target: Tensor) -> Tensor:
@@ -52,35 +65,46 @@ class Guidance(ABC):
     def loss(self, outputs: Outputs, target: Tensor, lesson: Lesson | None) -> Tensor:
         """The loss of one subnet; without a lesson it is the task's."""
         if lesson is None or self.share == 0.0:
-            return self.own(outputs, target)
-        taught = self.share * self.distance(outputs, lesson, target)
-        return taught if self.share == 1.0 else taught + (1.0 - self.share) * self.own(outputs, target)
+            found = self.own(outputs, target)
+        else:
+            found = self.share * self.distance(outputs, lesson, target)
+            if self.share < 1.0:
+                found = found + (1.0 - self.share) * self.own(outputs, target)
+        return torch.log(found.clamp_min(SMALLEST_LOSS)) if self.logarithm else found
 
 
 class ClassGuidance(Guidance):
     """share * KL(teacher || student) * temperature^2 + (1 - share) * cross-entropy; labels are not smoothed.
 
     Several teachers give the mean of their softened probabilities. The paper gives neither share nor temperature; 0.5
-    and 1 are the release's.
+    and 1 are the release's. With squared distances the mean squared difference of logits takes the divergence's place,
+    several teachers give the mean of their logits, and there is no temperature.
     """
 
     label = "EQ-Net"
 
-    def __init__(self, share: float = 0.5, temperature: float = 1.0) -> None:
-        super().__init__(share)
-        self.temperature = temperature
+    def __init__(
+        self, share: float = 0.5, temperature: float = 1.0, *, logits: LogitDistance = LogitDistance.KL,
+        logarithm: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(share, logarithm=logarithm)
+        self.temperature, self.logits = temperature, logits
 
     def own(self, outputs: Outputs, target: Tensor) -> Tensor:
         """Mean cross-entropy of logits [N, classes] and class numbers [N]."""
         return F.cross_entropy(outputs[0].float(), target)
 
     def teach(self, group: Sequence[Outputs]) -> Lesson:
-        """Mean probabilities [N, classes]."""
-        each = [torch.softmax(outputs[0].detach().float() / self.temperature, 1) for outputs in group]
+        """Mean probabilities or logits [N, classes]."""
+        each = [outputs[0].detach().float() for outputs in group]
+        if self.logits is LogitDistance.KL:
+            each = [torch.softmax(logits / self.temperature, 1) for logits in each]
         return Lesson(torch.stack(each).mean(0))
 
     def distance(self, outputs: Outputs, lesson: Lesson, target: Tensor) -> Tensor:
-        """Forward KL, mean over the batch."""
+        """Forward KL or the squared difference, mean over the batch."""
+        if self.logits is LogitDistance.SQUARED:
+            return F.mse_loss(_centred(outputs[0].float()), _centred(lesson.output))
         logs = F.log_softmax(outputs[0].float() / self.temperature, 1)
         return F.kl_div(logs, lesson.output, reduction="batchmean") * self.temperature**2
 
@@ -89,8 +113,8 @@ class ImageGuidance(Guidance):
     """(1 - share) * L1(student, image) + share * (L1(student, teacher) + feature_weight * D): adapted, see the module.
 
     `laplace`: the teacher's term is the KL of Laplace densities whose width is the teacher's own mean error. `gate`:
-    only samples on which the teacher is nearer to the image than the student are guided. `logarithm`: of the whole, so
-    that a subnet's gradient is relative to its own loss, as PSNR is.
+    only samples on which the teacher is nearer to the image than the student are guided. PSNR is a logarithm, which is
+    what `logarithm` follows.
     """
 
     label = "EQ-Net-style (adapted)"
@@ -99,14 +123,9 @@ class ImageGuidance(Guidance):
         self, share: float = 0.5, feature_weight: float = 0.0, *, laplace: bool = False, gate: bool = False,
         logarithm: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(share)
-        self.feature_weight, self.laplace, self.gate, self.logarithm = feature_weight, laplace, gate, logarithm
+        super().__init__(share, logarithm=logarithm)
+        self.feature_weight, self.laplace, self.gate = feature_weight, laplace, gate
         self.taps = feature_weight > 0
-
-    def loss(self, outputs: Outputs, target: Tensor, lesson: Lesson | None) -> Tensor:
-        """As of any guidance, or its logarithm."""
-        found = super().loss(outputs, target, lesson)
-        return torch.log(found.clamp_min(SMALLEST_LOSS)) if self.logarithm else found
 
     def own(self, outputs: Outputs, target: Tensor) -> Tensor:
         """Mean absolute error in the training range."""
@@ -134,6 +153,11 @@ class ImageGuidance(Guidance):
             pairs = zip(outputs[1:], lesson.features, strict=True)
             total = total + self.feature_weight * sum((_structure(s, t) for s, t in pairs), torch.zeros(()))
         return total
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Logits without their mean over the classes, which no probability depends on."""
+    return logits - logits.mean(dim=1, keepdim=True)
 
 
 def _structure(student: Tensor, teacher: Tensor) -> Tensor:

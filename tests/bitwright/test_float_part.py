@@ -19,7 +19,7 @@ from deploy.engines import load_engine
 from deploy.verify import compare
 from hw_profiles import load_profile
 from tests.bitwright.job_helpers import tiny_request
-from tests.deploy.runtimes import NO_COMPILER
+from tests.marks import needs_compiler
 
 GPUS = ("a100-sxm-80gb", "rtx-3060", "rtx-4090", "rtx-5090")
 
@@ -48,7 +48,7 @@ def test_the_first_that_runtime_and_device_have(device: str, runtime: str, known
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
+@needs_compiler
 @pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx512_bf16"), reason="does not multiply in bf16")
 def test_a_float_point_of_a_curve_is_held_against_torch_in_its_own_float(data: Path, tmp_path: Path) -> None:
     checkpoint, tolerance = data / "checkpoints" / "espcn_x2.pth", 0.03

@@ -89,7 +89,7 @@ def test_a_network_that_cannot_run_on_integers_at_all_ends_with_exit_code_4(
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.long)])
 def test_a_classifier_runs_on_integers(
     runtime: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

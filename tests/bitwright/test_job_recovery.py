@@ -70,7 +70,13 @@ def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: P
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("masks", [(), ("--sparsity", "1:4", "--sparsity-method", "sr_ste")], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    "masks",
+    [
+        pytest.param((), marks=pytest.mark.long, id="dense"),
+        pytest.param(("--sparsity", "1:4", "--sparsity-method", "sr_ste"), id="sparse"),
+    ],
+)
 def test_two_processes_train_one_job(data: Path, tmp_path: Path, masks: tuple[str, ...]) -> None:
     net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     root = Path(__file__).resolve().parents[2]

@@ -65,7 +65,9 @@ def kill_in(out: Path, words: list[str], stage: str, before: list[str], delay: f
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("runtime", "checkpoint"), [("openvino", None), ("onnxruntime", "espcn_x2.pth")])
+@pytest.mark.parametrize(
+    ("runtime", "checkpoint"), [pytest.param("openvino", None, marks=pytest.mark.long), ("onnxruntime", "espcn_x2.pth")]
+)
 def test_killed_five_times_and_resumed(runtime: str, checkpoint: str | None, data: Path, tmp_path: Path) -> None:
     net = data / "checkpoints" / checkpoint if checkpoint else tiny_checkpoint(tmp_path)
     out, photos = tmp_path / "run", some_photos(data, tmp_path / "photos")

@@ -24,7 +24,9 @@ class Bundle:
     manifest: Manifest
 
 
-def protocol(seconds: float = 0.05, min_samples: int = 29, energy_seconds: float | None = None) -> Protocol:
+def protocol(
+    seconds: float = 0.05, min_samples: int = 29, energy_seconds: float | None = None, cuda_graph: bool = False
+) -> Protocol:
     return Protocol(
         threads=1,
         seed=SEED,
@@ -34,6 +36,7 @@ def protocol(seconds: float = 0.05, min_samples: int = 29, energy_seconds: float
         percentiles=(50.0, 90.0),
         block_seconds=0.01,
         energy_seconds=energy_seconds,
+        cuda_graph=cuda_graph,
         warm_up=WarmUp(min_runs=4, min_seconds=0.0, max_seconds=0.2),
         gate=LoadGate(wait_seconds=0.0, window_seconds=0.05),
     )
@@ -62,14 +65,16 @@ def make_bundle(
     return Bundle(file, write_bundle(file, candidates, x, protocol(**settings), run=folder))  # type: ignore[arg-type]
 
 
-def start(python: Path | str, file: Path, out: Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a bundle to its end, within `seconds`."""
+def start(
+    python: Path | str, file: Path, out: Path, seconds: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a bundle to its end, within `seconds`; `environment` is added to that of the machine."""
     return subprocess.run(
         [str(python), str(file), "--out", str(out)],
         capture_output=True,
         text=True,
         timeout=seconds,
         check=False,
-        env=clean_environment(),
+        env=clean_environment() | environment,
         cwd="/",
     )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploy.engines.cuda_run import Cuda
+from deploy.engines.cuda_torch import TorchCuda
 
 COPY_MS = 0.25
 
@@ -71,7 +71,7 @@ class FakeEvent:
         return end._at - self._at
 
 
-class FakeCuda(Cuda):
+class FakeCuda(TorchCuda):
     """The interface of `Cuda` on such streams; fresh memory holds NaN."""
 
     def __init__(self) -> None:

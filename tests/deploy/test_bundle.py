@@ -288,6 +288,8 @@ def test_an_engine_that_no_runner_can_open_is_not_bundled(
 ) -> None:
     make_bundle(tmp_path, quantized_file, float_file)
     stamp = tmp_path / "engine" / "engine.json"
-    stamp.write_text(stamp.read_text().replace('"runtime": "onnxruntime"', '"runtime": "tensorrt-rtx"', 1))
-    with pytest.raises(UsageError, match="a bundle carries engines of onnxruntime, openvino"):
+    stamp.write_text(stamp.read_text().replace('"runtime": "onnxruntime"', '"runtime": "torch"', 1))
+    with pytest.raises(
+        UsageError, match="a bundle carries engines of onnxruntime, openvino, litert, tensorrt-rtx, tensorrt"
+    ):
         make_bundle(tmp_path, quantized_file, float_file)

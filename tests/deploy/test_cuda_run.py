@@ -11,6 +11,7 @@ from torch import nn
 
 from bitwright.foundation.errors import DeviceError, UsageError
 from deploy.engines.cuda_run import EAGER_RUNS, CudaRun
+from deploy.engines.cuda_torch import TorchCuda
 from tests.deploy.fake_cuda import COPY_MS, Doubling, FakeCuda
 from tests.marks import needs_gpu
 
@@ -122,7 +123,7 @@ def test_a_real_network_on_a_gpu_gives_its_outputs_and_times(graph: bool) -> Non
         with torch.no_grad():
             return network(source)
 
-    run = CudaRun(compute, graph=graph)
+    run = CudaRun(compute, graph=graph, cuda=TorchCuda())
     for shape in ((2, 3, 32, 40), (1, 3, 64, 64)):
         for x in pictures(3, *shape):
             output = run.run(x)

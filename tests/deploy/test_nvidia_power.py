@@ -122,3 +122,11 @@ def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:
     """Whatever GPU this machine has, its driver is hidden by a library that is none."""
     (tmp_path / "libnvidia-ml.so.1").write_text("no library")
     assert "gpu" not in told(tmp_path)
+
+
+@needs_compiler
+def test_why_nothing_is_told_of_gpus_is_told(tmp_path: Path) -> None:
+    program = "from deploy.nvidia_gpus import why_silent; print(why_silent())"
+    assert told(compiled(tmp_path), program) == "None"
+    (tmp_path / "libnvidia-ml.so.1").write_text("no library")
+    assert told(tmp_path, program) == "NVML does not answer (NVML Shared Library Not Found); see what `nvidia-smi` says"

@@ -88,19 +88,24 @@ class Module(SimpleNamespace):
         self.configs: list[Any] = []
         self.has_memory = True
 
-        class Logger(SimpleNamespace):
-            ERROR = 1
+        class ILogger:
+            """The base class of loggers."""
 
-            def __init__(self, severity: int) -> None:
-                super().__init__(severity=severity)
-
-        self.Logger = Logger
-        self.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=self._engine)
+        self.ILogger = ILogger
+        self.Runtime = self._runtime
         if rtx:
             self.IRuntimeCache = Cache
             self.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
             self.context.is_stream_capturable = lambda handle: self.configs[-1].specialises == "eager"
             self.context.compiled = self._compiled
+
+    def _runtime(self, logger: Any) -> Any:
+        assert isinstance(logger, self.ILogger)
+        self.log = logger
+        return SimpleNamespace(deserialize_cuda_engine=self._engine)
+
+    def tell(self, severity: str, text: str) -> None:
+        self.log.log(SimpleNamespace(name=severity), text)
 
     def _compiled(self) -> None:
         """A run: LAZY compiles the kernel for its shape in the background, which takes longer than these tests."""
@@ -109,6 +114,8 @@ class Module(SimpleNamespace):
 
     def _engine(self, content: bytes) -> Any:
         if content != b"engine":
+            self.tell("WARNING", "a word of warning")
+            self.tell("ERROR", "IRuntime::deserializeCudaEngine: Error Code 1: Serialization\nmore lines")
             return None
         return SimpleNamespace(
             get_tensor_name=lambda index: "xy"[index],
@@ -157,9 +164,13 @@ def test_what_an_engine_refuses_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"refuses float32 \[1, 3, 9, 6\]; give another size"):
         session.run(np.zeros((1, 3, 9, 6), np.float32))
     module.context.works = False
-    with pytest.raises(DeviceError, match="failed while running"):
+    with pytest.raises(DeviceError, match=r"failed while running \[1, 3, 4, 6\]: it gave no reason"):
         session.run(X)
-    with pytest.raises(UsageError, match=r"tensorrt_rtx 1\.7 does not load the engine; rebuild it"):
+    module.tell("INTERNAL_ERROR", "no kernel image")
+    with pytest.raises(DeviceError, match=r"failed while running \[1, 3, 4, 6\]: no kernel image$"):
+        session.run(X)
+    why = r"\(IRuntime::deserializeCudaEngine: Error Code 1: Serialization\); update the driver of the GPU if"
+    with pytest.raises(UsageError, match=rf"tensorrt_rtx 1\.7 does not load the engine {why}"):
         TensorRtSession(module, b"of another version", cache=tmp_path / "c", cuda=cuda)
 
 

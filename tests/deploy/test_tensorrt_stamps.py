@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.foundation.errors import DeviceError, UsageError
+from deploy import gpu_match
+from deploy.cuda_library import CudaLibrary
 from deploy.engines import SPEC_FILE, load_engine, read_spec
+from deploy.engines.cuda_driver import DriverCuda
 from deploy.engines.tensorrt_record import RECORD_FILE
+from deploy.engines.tensorrt_session import TensorRtSession
 from hw_profiles import load_profile
+from tests.deploy.driver_helpers import compile_driver
 from tests.deploy.test_tensorrt_engine import DEVICE, build, device_of
-from tests.marks import GPU, needs_gpu
+from tests.marks import GPU, needs_compiler, needs_gpu
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 MEMBER = str(GPU).upper().replace("_", "")
@@ -91,6 +96,17 @@ def test_running_without_the_gpu_says_which_one_is_needed(built: Path) -> None:
 
 
 @pytest.mark.engine
+@needs_compiler
+@pytest.mark.skipif(GPU is not None, reason="the driver here is one that the package takes")
+def test_a_driver_that_the_package_does_not_take_is_told_in_its_words(built: Path, tmp_path: Path) -> None:
+    cuda = DriverCuda(CudaLibrary(str(compile_driver(tmp_path))))
+    told = r"does not load the engine \(.*CUDA driver version is insufficient.*\); update the driver of the GPU if that"
+    with pytest.raises(UsageError, match=told) as caught:
+        TensorRtSession(tensorrt_rtx, (built / "net.engine").read_bytes(), cache=tmp_path / "c", cuda=cuda)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.engine
 @needs_gpu
 @pytest.mark.skipif(MEMBER not in tensorrt_rtx.ComputeCapability.__members__, reason=f"TensorRT-RTX has no {GPU}")
 @pytest.mark.parametrize("graph", [False, True])
@@ -112,10 +128,9 @@ def test_on_its_gpu_it_computes_what_torch_does_and_tells_its_stages(
 
 @pytest.mark.engine
 def test_on_another_gpu_it_says_what_to_rebuild(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.9")
     with pytest.raises(DeviceError) as caught:
         load_engine(built, 1).run(np.zeros((1, 3, 24, 32), np.float32))
     assert "8.6 (rtx-3060) and the GPU here has 8.9; for this one, compress with the --device" in str(caught.value)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 6))
+    monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.6")
     assert load_engine(built, 1).why_not_here() is None

@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from bitwright.foundation.errors import UsageError
+from bitwright.foundation.errors import DeviceError, UsageError
 from compress.compressed import CompressedModel
-from deploy import gpu as gpu_module
+from deploy import gpu_match
 from deploy.audit import audit
 from deploy.engine import Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine
@@ -24,7 +24,7 @@ DEVICE = load_profile("rtx-4090")
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a GPU of 8.9 and a home of its own."""
-    monkeypatch.setattr(gpu_module, "gpu_here", lambda: "8.9")
+    monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.9")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
 
 
@@ -80,8 +80,12 @@ def test_a_gpu_that_is_not_the_one_to_build_for_is_named(
     symmetric_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, "11.3.0")
-    for here, found in (("8.6", "the GPU here has 8.6; for this"), (None, "there is no GPU here that torch can use")):
-        monkeypatch.setattr(gpu_module, "gpu_here", lambda here=here: here)
+
+    def none() -> str:
+        raise DeviceError("NVIDIA's driver finds no GPU")
+
+    for here, found in ((lambda: "8.6", "the GPU here has 8.6; for this"), (none, "there is no GPU here: NVIDIA's")):
+        monkeypatch.setattr(gpu_match, "driver_gpu", here)
         told = rf"build it on such a machine or use .* tensorrt-rtx: it needs .* 8\.9 \(rtx-4090\) and {found}"
         with pytest.raises(UsageError, match=told):
             build(symmetric_file, tmp_path / "engine")

@@ -176,7 +176,7 @@ def test_a_device_that_torch_cannot_compile_for_here_is_refused(
     with pytest.raises(UsageError, match=r"ethos-u55-256 is neither"):
         build_engine(float_file, folder, runtime=TORCH, profile="x", device=load_profile("ethos-u55-256"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match=r"there is no GPU here that torch can use") as caught:
+    with pytest.raises(DeviceError, match=r"9\.0 \(x\) and there is no GPU here that torch can use") as caught:
         build_engine(float_file, folder, runtime=TORCH, profile="x", device=load_profile("h100-sxm"))
     assert caught.value.exit_code == 5
     assert not folder.exists()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bitwright.foundation.errors import UsageError
 from search.eqnet.distribution import moments, shape_of
-from search.eqnet.guidance import ClassGuidance, ImageGuidance, Outputs
+from search.eqnet.guidance import ClassGuidance, ImageGuidance, LogitDistance, Outputs
 from search.eqnet.sampling import sandwich
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.step import losses
@@ -90,6 +90,36 @@ def test_several_teachers_are_the_mean_of_their_probabilities() -> None:
     lesson = ClassGuidance().teach([(first,), (second,)])
     assert torch.allclose(lesson.output, (torch.softmax(first, 1) + torch.softmax(second, 1)) / 2)
     assert not torch.allclose(lesson.output, torch.softmax((first + second) / 2, 1), atol=1e-3)
+
+
+def test_squared_logits_teach_where_the_teacher_is_sure_and_shifts_of_all_do_not_matter() -> None:
+    teacher, student = _logits(0, 1)
+    guidance = ClassGuidance(1.0, logits=LogitDistance.SQUARED)
+    lesson = guidance.teach([(teacher,), (teacher + 2.0,)])
+    loss = guidance.loss((student,), LABELS, lesson)
+    gap = student - teacher
+    assert torch.allclose(loss, (gap - gap.mean(1, keepdim=True)).square().mean(), rtol=1e-5)
+    assert torch.allclose(guidance.loss((student + 7.0,), LABELS, lesson), loss, rtol=1e-4)
+    sure, near = torch.tensor([[60.0, 0.0, 0.0]]), torch.tensor([[50.0, 0.0, 0.0]], requires_grad=True)
+    sizes = []
+    for kind in LogitDistance:
+        one = ClassGuidance(1.0, logits=kind)
+        (gradient,) = torch.autograd.grad(one.distance((near,), one.teach([(sure,)]), LABELS[:1]), near)
+        sizes.append(float(gradient.abs().max()))
+    assert sizes[0] < 1e-12
+    assert sizes[1] > 1.0
+
+
+def test_the_gradient_of_a_logarithm_is_relative_to_the_loss() -> None:
+    teacher, student = _logits(0, 1)
+    gradients = []
+    for logarithm in (False, True):
+        guidance = ClassGuidance(0.5, logarithm=logarithm)
+        loss = guidance.loss((student,), LABELS, guidance.teach([(teacher,)]))
+        gradients.append((loss.detach(), torch.autograd.grad(loss, student)[0]))
+    (plain, whole), (logarithm_of_it, relative) = gradients
+    assert torch.allclose(logarithm_of_it, plain.log())
+    assert torch.allclose(relative, whole / plain)
 
 
 class _Scripted:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bitwright.foundation.errors import UsageError
 from deploy.gpu_match import why_no_match, why_not_by_driver
 from deploy.runtimes import Runtime
 from hw_profiles import DeviceProfile
 
+FP8_FROM = 8, 9
+"""The first compute capability whose tensor cores multiply fp8."""
 _ISA = re.compile(r"sm_(\d+)(\d)")
 
 
@@ -17,6 +20,18 @@ def compute_capability(device: DeviceProfile) -> str | None:
     """Compute capability of the device of a profile, such as 8.9; None where it is no NVIDIA GPU."""
     found = _ISA.fullmatch(device.arch.isa or "")
     return None if found is None else f"{found[1]}.{found[2]}"
+
+
+def require_fp8(capability: str, profile: str) -> None:
+    """UsageError where tensor cores of this compute capability have no fp8; `profile`: of the device, for the message.
+
+    TensorRT-RTX 1.7 refuses the type below 8.9, and so does `torch._scaled_mm`.
+    """
+    if tuple(map(int, capability.split("."))) < FP8_FROM:
+        raise UsageError(
+            f"fp8 needs compute capability {'.'.join(map(str, FP8_FROM))} or higher, and {profile} has {capability}; "
+            "compress for it with --precision int8"
+        )
 
 
 def gpu_here() -> str | None:

@@ -70,7 +70,9 @@ def export_for(
     reads them. UsageError for layers in fp8, or with only their weight quantised, and a runtime that is given none.
     """
     # Files are also written for runtimes that engines are not built for here.
-    if runtime not in {each for each in Runtime if each.has_fp8 or each.has_weight_blocks}:
+    takes_fp8 = runtime in {each for each in Runtime if each.has_fp8}
+    takes_blocks = runtime in {each for each in Runtime if each.has_weight_blocks}
+    if (model.plan.fp8 and not takes_fp8) or (model.plan.weight_only and not takes_blocks):
         model.plan.require_integers(f"an engine of {runtime}")
     if runtime == Runtime.QONNX:
         export_qonnx(model, example, path)

@@ -29,7 +29,7 @@ class Runtime(StrEnum):
     @property
     def has_fp8(self) -> bool:
         """Whether engines with layers in fp8 are built for it."""
-        return self.compiles
+        return self.compiles or self is Runtime.TORCH
 
     @property
     def has_weight_blocks(self) -> bool:

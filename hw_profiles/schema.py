@@ -35,7 +35,7 @@ class QdqStyle(StrEnum):
 
 
 class RuntimeSupport(Part):
-    """One runtime on this device: which precisions it has, and what it leaves in float."""
+    """One runtime on this device: which precisions it has, and which operators it leaves in float in all of them."""
 
     engine: RuntimeEngine
     version: str | None = None
@@ -151,7 +151,9 @@ class DeviceProfile(Part):
         return tuple(
             rule
             for rule in self.rules(runtime)
-            if rule.takes(op) and (rule.native or not native_only) and not (in_float and rule.executes_as.is_integer)
+            if rule.takes(op)
+            and (rule.native or not native_only)
+            and not (in_float and (rule.executes_as.is_integer or rule.fp8))
         )
 
     def rule(self, precision: str) -> PrecisionRule | None:

@@ -21,8 +21,8 @@ def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precis
                    without: Runtime | None = None) -> Runtime:  # fmt: skip
     """The runtime asked for, or the first of the profile that is installed and that engines can be built for here.
 
-    Without a wish, one that executes `precision` and is not `without`; what is to be installed comes before a torch
-    that does not reach the device's GPU. UsageError for one that the profile lacks, or
+    Without a wish, one that executes `precision`, not of matrix products alone, and is not `without`; what is to be
+    installed comes before a torch that does not reach the device's GPU. UsageError for one that the profile lacks, or
     that is installed in a version that the profile does not take. torch compiles for the processor that it runs on, so
     it builds nothing for one of another architecture.
     """
@@ -34,7 +34,7 @@ def choose_runtime(profile: DeviceProfile, wanted: str | None, precision: Precis
     if wanted is not None and wanted not in supported:
         built = " that builds engines for it here" if why_foreign(profile) is not None else ""
         raise UsageError(f"{profile.id} has no runtime {wanted!r}{built}; it has {', '.join(supported)}")
-    able = [engine for engine in supported if has(profile, precision, engine)] or supported
+    able = [engine for engine in supported if _has_whole(profile, precision, Runtime(engine))] or supported
     installed = installed_runtimes()
     chosen = Runtime(wanted or min(able, key=lambda engine: _place(profile, engine, installed.get(engine))))
     entry, version = profile.runtime(chosen.value), installed.get(chosen.value)
@@ -55,6 +55,12 @@ def buildable(profile: DeviceProfile, without: Runtime | None = None) -> list[st
 def _known(profile: DeviceProfile, without: Runtime | None) -> set[str]:
     foreign = why_foreign(profile) is not None
     return {r.value for r in Runtime if r is not without and not (foreign and r is Runtime.TORCH)}
+
+
+def _has_whole(profile: DeviceProfile, precision: Precision, runtime: Runtime) -> bool:
+    """Whether the runtime has a precision, and not for matrix products alone, as torch has int8 and fp8 on GPUs."""
+    partly = runtime is Runtime.TORCH and runs_on_gpu(profile, runtime) and not precision.is_float
+    return has(profile, precision, runtime.value) and not partly
 
 
 def _place(profile: DeviceProfile, engine: str, version: str | None) -> int:
@@ -106,5 +112,5 @@ def runs_on_gpu(profile: DeviceProfile, runtime: Runtime) -> bool:
 def _instead(profile: DeviceProfile, runtime: Runtime, precision: Precision) -> str:
     """The flags that take another runtime, in the precision asked for where it has that."""
     return (
-        f"take --runtime {runtime}{'' if has(profile, precision, runtime.value) else f' --precision {Precision.FP16}'}"
+        f"take --runtime {runtime}{'' if _has_whole(profile, precision, runtime) else f' --precision {Precision.FP16}'}"
     )

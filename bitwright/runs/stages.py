@@ -55,6 +55,8 @@ def float_baseline(job: Job) -> None:
     require_installed(job.profile, job.runtime, job.request.precision)
     export_float(job.original, job.example, job.float_onnx)
     settle_runtime(job)
+    # Nor is a network of which nothing can be quantised taken through what comes before its plan.
+    job.first_plan()
     _build_baseline(job)
     job.run.finish_stage(FIRST_STAGE, baseline_files(job.run.path), {"runtime": job.runtime.value})
 

@@ -24,6 +24,7 @@ from deploy.engines.tensorrt_record import (
     sparse_tactics_in_log,
 )
 from deploy.engines.tensorrt_target import GpuTarget
+from deploy.gpu import require_fp8
 from deploy.onnx_float import convert
 from deploy.onnx_formats import verify_formats
 from deploy.onnx_plan import plan_of
@@ -63,7 +64,7 @@ def compile_engine(
         file = convert(file, float_precision)
     plan = plan_of(file)
     if has_fp8(file):
-        target.require_fp8()
+        require_fp8(target.compute_capability, target.profile)
     look_ahead(file, plan, runtime, onnx_path.name)
     patterns = () if plan is None else plan.sparse_layers.values()
     sparse = target.sparse and any(pattern.fits_two_of_four() for pattern in patterns)

@@ -12,7 +12,6 @@ from deploy.gpu import compute_capability
 from deploy.gpu_match import why_not_by_driver
 from hw_profiles import DeviceProfile
 
-_FP8_FROM = (8, 9)
 _SPARSE = "sparse_2_4"
 
 
@@ -46,14 +45,6 @@ class GpuTarget(BaseModel):
     def member(self) -> str:
         """Its name in TensorRT's `ComputeCapability`, such as SM89."""
         return "SM" + self.compute_capability.replace(".", "")
-
-    def require_fp8(self) -> None:
-        """UsageError where its tensor cores have no fp8: TensorRT-RTX 1.7 refuses the type below 8.9."""
-        if tuple(map(int, self.compute_capability.split("."))) < _FP8_FROM:
-            raise UsageError(
-                f"fp8 needs compute capability {'.'.join(map(str, _FP8_FROM))} or higher, and {self.profile} has "
-                f"{self.compute_capability}; compress for it with --precision int8"
-            )
 
     def require(self, api: ModuleType, runtime: Runtime) -> None:
         """UsageError unless this version of the runtime can compile for the target.

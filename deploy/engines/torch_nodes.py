@@ -24,9 +24,11 @@ _OUTPUT = re.compile(r"(?:const )?([\w:]+)\s*\*\s*(?:in_)?out_ptr\d+")
 _PRECISIONS = {
     "float32": "fp32", "float": "fp32", "bfloat16": "bf16", "at::BFloat16": "bf16", "BFloat16": "bf16",
     "float16": "fp16", "half": "fp16", "uint8": "uint8", "uint8_t": "uint8", "int8_t": "int8",
+    "float8_e4m3fn": "fp8", "at::Float8_e4m3fn": "fp8",
 }  # fmt: skip
+_EIGHT_BITS = ("int8", "float8_e4m3fn")
 _LAYERS = ("Convolution", "MatMul")
-_INTEGER = re.compile(r"_q(?:conv|linear)")
+_QUANTIZED = re.compile(r"_q(?:conv|linear)|_int_mm|_scaled_mm")
 _LINEAR = re.compile("linear|addmm|mm_out|mkl")
 
 
@@ -69,9 +71,9 @@ def _nodes(source: str, layers: Sequence[str]) -> Iterator[ExecutedNode]:
 def _kernel(call: re.Match[str], number: int, constants: dict[str, str], layers: Sequence[str]) -> ExecutedNode:
     kernel, names = call["kernel"], _NAME.findall(call["arguments"])
     kinds = [constants[name] for name in names if name in constants]
-    if _INTEGER.match(kernel):
+    if _QUANTIZED.match(kernel):
         # Its weight is the only constant of 8 bits among its arguments.
-        precision = "int8" if "int8" in kinds else "unknown"
+        precision = next((_PRECISIONS.get(kind, kind) for kind in kinds if kind in _EIGHT_BITS), "unknown")
     else:
         precision = "+".join(dict.fromkeys(_PRECISIONS.get(kind, kind) for kind in kinds)) or "unknown"
     origins = _origins(call["arguments"], layers)

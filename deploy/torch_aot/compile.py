@@ -1,8 +1,9 @@
 """Compiling an exported ONNX file to an AOTInductor package: native code for this machine, for inputs of any size.
 
-Scales, zero points and integers are those of the file; nothing is calibrated. A layer whose input and weight are
-quantised becomes a kernel of oneDNN on integers, because Inductor knows the Q/DQ pairs around it; freezing packs its
-weight at compile time. The package holds the generated source beside the code, and from it the audit reads what runs.
+Scales, zero points and integers are those of the file; nothing is calibrated. On a processor, a layer whose input and
+weight are quantised becomes a kernel of oneDNN on integers, because Inductor knows the Q/DQ pairs around it; freezing
+packs its weight at compile time. On a GPU matrix products alone are quantised, by the kernels in `products`. The
+package holds the generated source beside the code, and from it the audit reads what runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from bitwright.foundation.errors import DeviceError, MissingPackageError, UsageError
 from bitwright.foundation.files import write_bytes
-from deploy.gpu import why_not_here, without_tf32
+from deploy.gpu import require_fp8, why_not_here, without_tf32
 from deploy.runtimes import FloatPrecision, Runtime
 from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import DESCRIPTION, Description, capabilities
@@ -47,18 +48,31 @@ def compile_file(
 
     `compute_capability`: of the GPU that `profile` describes, which must be the one here; None: the processor.
 
-    UsageError names the node that has no counterpart, or tells that torch compiles the network to wrong code;
-    MissingPackageError says which compiler to install; DeviceError where there is no such GPU.
+    UsageError names the node that has no counterpart, or tells that torch compiles the network to wrong code, or that
+    it has no kernels for its quantised layers; MissingPackageError says which compiler to install; DeviceError where
+    there is no such GPU.
     """
     require_device(compute_capability, profile)
     require_compiler()
-    device = "cpu" if compute_capability is None else "cuda"
-    network = OnnxNetwork(path, float_precision).eval()
-    if device != "cpu" and network.quantized:
+    on_gpu = compute_capability is not None
+    network = OnnxNetwork(path, float_precision, on_gpu=on_gpu).eval()
+    if not on_gpu and network.fp8:
+        raise UsageError(f"torch has fp8 kernels for GPUs only, and {path.name} has layers in fp8; compress it to int8")
+    if compute_capability is not None and network.fp8:
+        require_fp8(compute_capability, profile)
+    if on_gpu and network.quantized_convolutions:
         raise UsageError(
-            f"torch has no integer convolutions on GPUs, and {path.name} plans {len(network.quantized)} layers on "
-            "integers; choose --precision fp16 or bf16, or another --runtime"
+            f"torch has no integer convolutions on GPUs, nor in fp8, and {path.name} plans "
+            f"{len(network.quantized_convolutions)} of them so; choose --precision fp16 or bf16, or another --runtime"
         )
+    write_bytes(package, compile_network(network, float_precision, device="cuda" if on_gpu else "cpu", name=path.name))
+
+
+def compile_network(network: OnnxNetwork, float_precision: FloatPrecision, *, device: str, name: str) -> bytes:
+    """The package of a network for `device`, which is cpu or cuda.
+
+    UsageError, with the `name` of its file, where torch cannot compile it or compiles it to wrong code.
+    """
     dynamic = torch.export.Dim.DYNAMIC
     batch, channels, height, width = network.given
     example = picture(batch or 2, channels, height or _USUAL, width or _USUAL)
@@ -77,6 +91,9 @@ def compile_file(
         "cpp.dynamic_threads": True,
         "aot_inductor.metadata": {DESCRIPTION: described.model_dump_json()},
     }
+    if device != "cpu":
+        # Products become calls of ATen's kernels, which the audit reads, and none that Triton generates.
+        options["max_autotune_gemm_backends"] = "ATEN"
     with torch.no_grad(), _quiet(), torch._inductor.config.patch(options), without_tf32():
         try:
             program = torch.export.export(network.to(device), (example.to(device),), dynamic_shapes=(sizes,))
@@ -84,13 +101,12 @@ def compile_file(
                 built = Path(folder) / "network.pt2"
                 torch._inductor.aoti_compile_and_package(program, package_path=str(built))
                 require_equal(network, example.to(device), built, float_precision)
-                content = built.read_bytes()
+                return built.read_bytes()
         except UsageError:
             raise
         except (RuntimeError, ValueError, TypeError, torch._inductor.exc.InductorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UsageError(f"torch cannot compile {path.name}: {first}") from error
-    write_bytes(package, content)
+            raise UsageError(f"torch cannot compile {name}: {first}") from error
 
 
 def require_device(compute_capability: str | None, profile: str) -> None:

@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: on integers where input and weight are quantised, else in float."""
+"""Convolutions and matrix products: on integers or in fp8 where input and weight are quantised, else in float."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from torch.nn import functional
 
 from deploy.onnx_attributes import number, numbers, text
 from deploy.onnx_layers import LAYER_OPS
+from deploy.torch_aot.products import has_product, product, product_constants
 from deploy.torch_aot.quantisers import doubled, stored, weight
-from deploy.torch_aot.values import Integers, LayerConstants, Value, Values, in_type, unsupported
+from deploy.torch_aot.values import Integers, LayerConstants, Value, Values, constant, in_type, unsupported
 
 
 def prepare(
-    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray], floats: torch.dtype
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray], floats: torch.dtype, *, on_gpu: bool
 ) -> dict[str, LayerConstants]:
-    """The constants of each layer with a constant weight, by the first output of its node, in network order."""
+    """The constants of each layer with a constant weight, by the first output of its node, in network order.
+
+    Where there is no kernel for what a layer is quantised to, they are in float.
+    """
     producers = {output: node for node in nodes for output in node.output}
     made: dict[str, LayerConstants] = {}
     for node in (node for node in nodes if node.op_type in LAYER_OPS):
@@ -31,7 +35,9 @@ def prepare(
         bias = _bias(node, producers, constants, parts)
         source = producers.get(node.input[0])
         quantized = source is not None and source.op_type == "DequantizeLinear"
-        if isinstance(parts, Integers) and quantized and parts.fits_kernel(0) and _has_kernel(node):
+        if on_gpu and isinstance(parts, Integers) and has_product(node, parts, source, constants):
+            made[node.output[0]] = product_constants(parts, bias, floats)
+        elif not on_gpu and isinstance(parts, Integers) and quantized and parts.fits_kernel(0) and _has_kernel(node):
             channels = parts.values.shape[0]
             scale, zero = parts.scale.expand(channels).contiguous(), torch.zeros(channels, dtype=torch.int32)
             made[node.output[0]] = LayerConstants(parts.values.contiguous(), bias, floats, scale, zero)
@@ -39,6 +45,15 @@ def prepare(
             reals = parts.reals if isinstance(parts, Integers) else parts
             made[node.output[0]] = LayerConstants(reals.to(floats).contiguous(), bias.to(floats), floats)
     return made
+
+
+def quantized_convolutions(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]
+) -> tuple[onnx.NodeProto, ...]:
+    """The convolutions whose weight is quantised."""
+    producers = {output: node for node in nodes for output in node.output}
+    convolutions = (node for node in nodes if node.op_type in {"Conv", "ConvTranspose"})
+    return tuple(node for node in convolutions if isinstance(_constant(node.input[1], producers, constants), Integers))
 
 
 def _has_kernel(node: onnx.NodeProto) -> bool:
@@ -54,7 +69,7 @@ def _constant(
 ) -> Tensor | Integers | None:
     """A weight or bias that is a constant, possibly behind DequantizeLinear and Transpose."""
     if name in constants:
-        return torch.from_numpy(constants[name].copy())
+        return constant(constants[name])
     node = producers.get(name)
     if node is None:
         return None
@@ -143,11 +158,13 @@ def matrix_product(values: Values, node: onnx.NodeProto) -> Sequence[Value]:
     if node.output[0] not in values.layers:
         if node.op_type == "Gemm":
             raise unsupported(node, "its weight is not a constant")
-        left, right = values.tensor(node), values.tensor(node, 1)
-        shared = torch.promote_types(left.dtype, right.dtype)
-        return [torch.matmul(in_type(left, shared), in_type(right, shared))]
+        left, right = (in_type(values.tensor(node, index), values.floats) for index in (0, 1))
+        return [torch.matmul(left, right)]
     if number(node, "transA", 0) or number(node, "alpha", 1) != 1 or number(node, "beta", 1) != 1:
         raise unsupported(node, "only x W + b")
+    layer, name = values.layers[node.output[0]], node.input[0]
+    if layer.scale is not None and layer.zero is None:
+        return [product(values.stored[name], values.quantizers[name][0], layer)]
     return [functional.linear(*_operands(values, node))]
 
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from bitwright.foundation.errors import UsageError
 from deploy.onnx_attributes import numbers
+from deploy.onnx_formats import E4M3
 from deploy.onnx_layers import node_key
 from deploy.runtimes import FloatPrecision
 from deploy.torch_aot import elementwise, layers, movement, normalisation, sizes, windows
 from deploy.torch_aot.quantisers import dequantize, quantize, stored
-from deploy.torch_aot.values import LayerConstants, Operator, Value, Values, in_type, unsupported
+from deploy.torch_aot.values import FP8, LayerConstants, Operator, Value, Values, in_type, unsupported
 
 OPERATORS: dict[str, Operator] = {
     **dict.fromkeys(elementwise.UNARY, elementwise.unary),
@@ -58,18 +59,20 @@ OPERATORS: dict[str, Operator] = {
 _FLOATS = {
     FloatPrecision.FP32: torch.float32, FloatPrecision.BF16: torch.bfloat16, FloatPrecision.FP16: torch.float16,
 }  # fmt: skip
-_PARTS = ("weight", "bias", "scale", "zero")
+_PARTS = ("weight", "bias", "scale", "zero", "one")
 
 
 class OnnxNetwork(nn.Module):
     """The nodes of an ONNX file in their order, each an operator of torch.
 
     `given`: the shape of its input; `layers`: the names of its convolutions and matrix products, `quantized`: of those
-    that compute on integers. The biases and scales of the i-th are buffers whose
+    that compute on integers or in fp8. The constants of the i-th are buffers whose
     names begin with `layer{i}_`, by which they are found again in compiled code.
+
+    `on_gpu`: quantised matrix products are those of torch's kernels for GPUs (`products`), else of oneDNN.
     """
 
-    def __init__(self, path: Path, float_precision: FloatPrecision) -> None:
+    def __init__(self, path: Path, float_precision: FloatPrecision, *, on_gpu: bool = False) -> None:
         super().__init__()
         graph = onnx.load(path).graph
         self.given = _shape(graph, path)
@@ -80,10 +83,11 @@ class OnnxNetwork(nn.Module):
             if node.op_type not in OPERATORS:
                 raise unsupported(node, "this operator has no counterpart")
         floats = _FLOATS[float_precision]
-        prepared = layers.prepare(self._nodes, self._constants, floats)
+        prepared = layers.prepare(self._nodes, self._constants, floats, on_gpu=on_gpu)
         keys = {node.output[0]: node_key(node) for node in self._nodes}
         self.layers = tuple(keys[output] for output in prepared)
         self.quantized = tuple(keys[output] for output, layer in prepared.items() if layer.scale is not None)
+        self.quantized_convolutions = tuple(map(node_key, layers.quantized_convolutions(self._nodes, self._constants)))
         self._floats = floats
         self._prepared = {output: f"layer{index}" for index, output in enumerate(prepared)}
         for output, name in self._prepared.items():
@@ -102,8 +106,14 @@ class OnnxNetwork(nn.Module):
         for node in self._nodes:
             if node.op_type == "QuantizeLinear" and node.input[0] == self._given:
                 scale, zero = (self._constants[name] for name in node.input[1:3])
-                return float(scale) * (np.iinfo(zero.dtype).max - int(zero))
+                top = torch.finfo(FP8).max if zero.dtype.name == E4M3 else np.iinfo(zero.dtype).max
+                return float(scale) * (top - int(zero))
         return None
+
+    @property
+    def fp8(self) -> bool:
+        """Whether anything in the file is stored in fp8."""
+        return any(array.dtype.name == E4M3 for array in self._constants.values())
 
     def _fold_constants(self) -> None:
         """Compute the quantised constants, so that nothing of them is left among the nodes."""
@@ -127,8 +137,8 @@ class OnnxNetwork(nn.Module):
 
     def _layer(self, name: str) -> LayerConstants:
         weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
-        scale, zero = (getattr(self, f"{name}_{part}", None) for part in ("scale", "zero"))
-        return LayerConstants(weight, bias, self._floats, scale, zero)
+        scale, zero, one = (getattr(self, f"{name}_{part}", None) for part in _PARTS[2:])
+        return LayerConstants(weight, bias, self._floats, scale, zero, one)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run one batch, [N, C, H, W] float32."""
@@ -136,7 +146,7 @@ class OnnxNetwork(nn.Module):
         found: dict[str, Value] = {n: array for n, array in self._constants.items() if array.dtype != np.float32}
         found |= {name: self.get_buffer(buffer) for name, buffer in self._read.items()}
         made = {output: self._layer(name) for output, name in self._prepared.items()}
-        values = Values({**found, self._given: x}, self._constants, made)
+        values = Values({**found, self._given: x}, self._constants, made, self._floats)
         for node in self._nodes:
             results = OPERATORS[node.op_type](values, node)
             for name, result in zip(node.output, results, strict=False):

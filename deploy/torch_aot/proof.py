@@ -21,7 +21,7 @@ from deploy.torch_aot.package import MODEL
 LIMITS = {FloatPrecision.FP32: 1e-3, FloatPrecision.FP16: 0.02, FloatPrecision.BF16: 0.1}
 """Largest root mean square difference of a float network, as a share of the standard deviation of its output."""
 INTEGER_LIMIT = 0.03
-"""The same for layers on integers, where values on a rounding boundary may go either way."""
+"""The same for quantised layers, where values on a rounding boundary may go either way."""
 RANGES = (1.0, 255.0)
 """Largest values of pictures as networks take them."""
 _SMOOTH = 8
@@ -47,7 +47,7 @@ def require_equal(network: OnnxNetwork, example: Tensor, package: Path, float_pr
     share = min(_difference(network, example * largest, loader) for largest in ranges)
     limit = max(LIMITS[float_precision], INTEGER_LIMIT if network.quantized else 0.0)
     if not share <= limit:
-        kind = f"{len(network.quantized)} layers on integers" if network.quantized else "all layers in float"
+        kind = f"{len(network.quantized)} layers quantised" if network.quantized else "all layers in float"
         raise UsageError(
             f"torch {torch.__version__} compiles this network with {kind} to code that computes something else "
             f"(differs by {share:.1%} of the output's spread, at most {limit:.1%} allowed); choose another --runtime, "

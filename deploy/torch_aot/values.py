@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from bitwright.foundation.errors import UsageError
+from deploy.onnx_formats import E4M3
+
+FP8 = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True)
 class Integers:
-    """A constant behind DequantizeLinear: integers, and scales and zero points, both [1] or [size of `axis`]."""
+    """A constant behind DequantizeLinear: integers, or values of E4M3, and scales and zero points of them.
+
+    Both are [1] or [size of `axis`].
+    """
 
     values: Tensor
     scale: Tensor
@@ -29,13 +35,19 @@ class Integers:
         shape = [1] * self.values.dim()
         if self.scale.numel() > 1:
             shape[self.axis] = -1
+        if self.values.dtype == FP8:
+            return self.values.to(torch.float32) * self.scale.reshape(shape)
         whole = self.values.to(torch.int32) - self.zero.to(torch.int32).reshape(shape)
         return whole.to(torch.float32) * self.scale.reshape(shape)
 
-    def fits_kernel(self, axis: int) -> bool:
-        """Whether integer kernels take it as a weight whose output channels lie along `axis`."""
+    def around_zero(self, axis: int) -> bool:
+        """Whether its zero points are 0, and it has one scale or one for each index of `axis`."""
         one = self.scale.numel() == 1 or (self.axis == axis and self.scale.numel() == self.values.shape[axis])
-        return self.values.dtype == torch.int8 and one and not bool(self.zero.any())
+        return one and not bool(self.zero.to(torch.float32).any())
+
+    def fits_kernel(self, axis: int) -> bool:
+        """Whether integer kernels of oneDNN take it as a weight whose output channels lie along `axis`."""
+        return self.values.dtype == torch.int8 and self.around_zero(axis)
 
 
 Value = Tensor | np.ndarray
@@ -44,27 +56,35 @@ Value = Tensor | np.ndarray
 
 @dataclass(frozen=True)
 class LayerConstants:
-    """Weight and bias of one layer: int8 with a scale and a zero point for each output channel, or in type `floats`."""
+    """Weight and bias of one layer: quantised with a scale for each output channel, or in type `floats`.
+
+    `zero`: zero points, for oneDNN; a quantised weight without them is as `products` has it. `one`: a scale of 1.0.
+    """
 
     weight: Tensor
     bias: Tensor
     floats: torch.dtype
     scale: Tensor | None = None
     zero: Tensor | None = None
+    one: Tensor | None = None
 
 
 @dataclass
 class Values:
     """What each tensor of the exported graph stands for so far.
 
-    `constants`: the file's own, as they are written; `layers`: by the first output of their nodes.
+    `constants`: the file's own, as they are written; `layers`: by the first output of their nodes; `floats`: what
+    products of two activations are computed in.
     """
 
     found: dict[str, Value]
     constants: Mapping[str, np.ndarray]
     layers: Mapping[str, LayerConstants]
+    floats: torch.dtype
     quantizers: dict[str, tuple[float, int, torch.dtype]] = field(default_factory=dict)
-    """Scale, zero point and type of the integers behind each dequantised activation."""
+    """Scale, zero point and type of what is stored behind each dequantised activation."""
+    stored: dict[str, Tensor] = field(default_factory=dict)
+    """What is stored behind each dequantised activation."""
 
     def tensor(self, node: onnx.NodeProto, index: int = 0) -> Tensor:
         """An input of a node as an activation or a float constant."""
@@ -100,6 +120,13 @@ class Values:
 
 Operator = Callable[[Values, onnx.NodeProto], Sequence[Value]]
 """Computes the outputs of a node."""
+
+
+def constant(array: np.ndarray) -> Tensor:
+    """A constant of a file as a tensor of its own; E4M3 is no type of numpy's, but of a package that onnx brings."""
+    if array.dtype.name == E4M3:
+        return torch.from_numpy(array.view(np.uint8).copy()).view(FP8)
+    return torch.from_numpy(array.copy())
 
 
 def has(node: onnx.NodeProto, index: int) -> bool:

@@ -88,8 +88,12 @@ def test_a_precision_that_the_device_lacks_is_refused_by_name(
         "rtx-2080-ti", "bf16", "--runtime", "torch"
     )
     assert "--recover needs integers" in refusal("rtx-4090", "fp16", "--recover", "9")
-    line = refusal("h100-sxm", "int8", "--runtime", "torch")
-    assert "h100-sxm with torch has no native int8; give --precision fp16 or bf16, or another --runtime" in line
+    line = refusal("rtx-2080-ti", "int8", "--runtime", "torch")
+    assert "rtx-2080-ti with torch has no native int8; give --precision fp16, or another --runtime" in line
+    # Of matrix products it has, and this network has none.
+    for precision, how in (("int8", "on integers"), ("fp8", "in fp8")):
+        line = refusal("h100-sxm", precision, "--runtime", "torch")
+        assert f"h100-sxm executes no layer of this network {how} in torch; choose another --precision" in line
     assert not (tmp_path / "run" / "report.json").exists()
 
 
@@ -158,7 +162,10 @@ def test_a_version_that_the_profile_does_not_take_is_refused(monkeypatch: pytest
 def test_the_runtime_goes_by_what_is_installed_and_has_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     hopper, ada = load_profile("h100-sxm"), load_profile("rtx-4090")
     installed(monkeypatch, torch="2.13.0+cu130", tensorrt=None, tensorrt_rtx="1.7.1")
-    assert choose_runtime(hopper, None) is Runtime.TENSORRT
+    for precision in (Precision.INT8, Precision.FP8):
+        # What torch has there for matrix products alone is taken by name only.
+        assert choose_runtime(hopper, None, precision) is Runtime.TENSORRT
+        assert choose_runtime(hopper, "torch", precision) is Runtime.TORCH
     assert choose_runtime(hopper, None, Precision.FP16) is Runtime.TORCH
     assert choose_runtime(ada, None, Precision.FP16) is Runtime.TENSORRT_RTX
     with pytest.raises(UsageError, match="h100-sxm has no runtime 'openvino'; it has tensorrt, torch"):

@@ -11,8 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
+from bitwright.foundation.files import write_bytes
 from compress.plan import Plan
+from deploy.engine import FloatPrecision
+from deploy.engines import torch_compile
+from deploy.torch_aot.compile import compile_network
+from deploy.torch_aot.network import OnnxNetwork
+from hw_profiles import list_profiles
 from tests.bitwright.job_helpers import Ended, command, compress, for_a_gpu_elsewhere, read_json, tiny_checkpoint
+from tests.marks import GPU, needs_compiler, needs_gpu
 
 W4A16 = ("--device", "rtx-4090", "--precision", "w4a16")
 MODELS = """
@@ -152,3 +159,80 @@ def test_a_transformer_with_learned_places_runs_on_integers_here(
     assert report["audit"]["executed"].get("int8", 0) >= 5
     assert report["audit"]["mismatches"] == []
     assert report["quality"]["engine"]["mean"] > 15
+
+
+@pytest.mark.usefixtures("no_gpu")
+@needs_compiler
+@pytest.mark.parametrize(
+    ("precision", "device"), [("int8", "h100-sxm"), ("fp8", "h100-sxm"), ("int8", "a100-sxm-80gb"), ("fp8", "rtx-4090")]
+)
+def test_torch_on_a_gpu_is_planned_with_matrix_products_alone_in_8_bits(
+    precision: str, device: str, models: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = trained(models, images, "transformer", 1)
+    words = ("--model", "matrices:transformer", "--data", images, "--calibration-count", "8", "--out", tmp_path / "run")
+    more = ("--device", device, "--runtime", "torch", "--precision", precision)
+    planned = command(capsys, "compress", checkpoint, *words, *more, "--dry-run")
+    assert planned.code == 0, planned.err
+    computed = {"int8": "on integers", "fp8": "in fp8"}[precision]
+    assert f"5 of 6 layers would run {computed}" in planned.out
+    told = [line.partition(" MACs  ") for line in planned.out.splitlines() if " MACs  " in line]
+    assert {left.split()[0]: right.split()[0] for left, _, right in told} == {
+        "patches": "float", "qkv": "w8a8", "projection": "w8a8", "feed_forward.1": "w8a8", "feed_forward.3": "w8a8",
+        "head": "w8a8",
+    }  # fmt: skip
+    line = command(capsys, "compress", checkpoint, *words, *more).refusal(5)
+    assert "so build it on such a machine with a torch that has CUDA" in line
+    assert f"({device}) and there is no GPU here that torch can use" in line
+
+
+def compile_for_this_processor(path: Path, package: Path, *, float_precision: FloatPrecision, **_: object) -> None:
+    """A package with the kernels of a GPU, which processors have as well."""
+    network = OnnxNetwork(path, float_precision, on_gpu=True).eval()
+    write_bytes(package, compile_network(network, float_precision, device="cpu", name=path.name))
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.engine
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_the_whole_job_of_a_gpu_with_its_kernels_on_this_processor(
+    precision: str,
+    models: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch_compile, "compile_file", compile_for_this_processor)
+    monkeypatch.setattr(torch_compile, "capability_of", lambda device: None)
+    checkpoint, run = trained(models, images, "transformer", 60), tmp_path / "run"
+    more = ("--model", "matrices:transformer", "--runtime", "torch", "--precision", precision, "--device", "h100-sxm")
+    ended = compress(capsys, checkpoint, images, run, *more, "--no-reconstruct", "--calibration-count", "64")
+    assert ended.code == 0, ended.err
+    report = read_json(run / "report.json")
+    assert report["audit"]["planned"] == report["audit"]["executed"] == {precision: 5, "fp16": 1}
+    assert report["audit"]["mismatches"] == []
+    assert abs(report["quality"]["torch_engine_gap"]) < 0.5
+    assert report["quality"]["engine"]["mean"] > 15
+
+
+@needs_gpu
+@needs_compiler
+@pytest.mark.engine
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_transformer_on_the_gpu_that_is_here_multiplies_in_8_bits(
+    precision: str, models: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = {"int8": "w8a8", "fp8": "fp8"}[precision]
+    fitting = [p.id for p in list_profiles() if p.arch.isa == GPU and rule in {r.id for r in p.rules("torch")}]
+    if not fitting:
+        pytest.skip(f"no profile with {precision} in torch is of {GPU}")
+    checkpoint, run = trained(models, images, "transformer", 60), tmp_path / "run"
+    more = ("--model", "matrices:transformer", "--runtime", "torch", "--precision", precision, "--device", fitting[0])
+    ended = compress(capsys, checkpoint, images, run, *more, "--no-reconstruct", "--calibration-count", "64")
+    assert ended.code == 0, ended.err
+    report = read_json(run / "report.json")
+    assert report["audit"]["planned"] == report["audit"]["executed"] == {precision: 5, "fp16": 1}
+    assert report["quality"]["engine"]["mean"] > 15
+    assert report["latency"]["baseline"] == "torch fp32"

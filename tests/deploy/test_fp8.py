@@ -87,7 +87,7 @@ def test_a_file_in_another_format_than_planned_is_found(
 
 
 def test_runtimes_that_are_given_no_fp8_say_so(fp8: CompressedModel, inputs: Tensor, tmp_path: Path) -> None:
-    for runtime in (Runtime.ONNXRUNTIME, Runtime.OPENVINO, Runtime.LITERT, Runtime.TORCH, Runtime.QONNX):
+    for runtime in (Runtime.ONNXRUNTIME, Runtime.OPENVINO, Runtime.LITERT, Runtime.QONNX):
         with pytest.raises(UsageError, match=f"an engine of {runtime} works on integers, and layer head is in fp8"):
             export_for(runtime, fp8, inputs[:1], tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

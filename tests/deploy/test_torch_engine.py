@@ -241,7 +241,7 @@ def test_a_package_that_computes_something_else_is_refused(
         export_quantized(model, inputs[:1], tmp_path / "other.onnx")
     finally:
         model.weights["body.weight"].integers.neg_()
-    with pytest.raises(UsageError, match=r"4 layers on integers to code that computes something else") as caught:
+    with pytest.raises(UsageError, match=r"4 layers quantised to code that computes something else") as caught:
         require_equal(OnnxNetwork(tmp_path / "other.onnx", precision).eval(), inputs, package, precision)
     assert "\n" not in str(caught.value)
 

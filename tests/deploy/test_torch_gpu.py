@@ -21,8 +21,9 @@ from deploy.engines import SPEC_FILE, build_engine, load_engine, read_spec
 from deploy.engines.torch_nodes import executed_nodes
 from deploy.gpu import without_tf32
 from deploy.onnx_export import export_quantized
-from hw_profiles import DeviceProfile, load_profile
-from tests.marks import GPU, needs_compiler, needs_gpu
+from hw_profiles import load_profile
+from tests.deploy.gpus import device_here, with_gpu
+from tests.marks import needs_compiler, needs_gpu
 
 TORCH = Runtime.TORCH
 FLOATS = (FloatPrecision.FP32, FloatPrecision.BF16, FloatPrecision.FP16)
@@ -42,11 +43,6 @@ def float_onnx(quantize, network: nn.Module, inputs: Tensor, tmp_path: Path):
         return path, model.plan
 
     return export
-
-
-def with_gpu(monkeypatch: pytest.MonkeyPatch, *capability: int) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
 
 
 def test_half_precision_is_computed_as_such(float_onnx, network: nn.Module, inputs: Tensor, tmp_path: Path) -> None:
@@ -171,12 +167,6 @@ def test_what_runs_without_tf32_leaves_it_as_it_was(allowed: tuple[bool, bool]) 
     with pytest.raises(ZeroDivisionError):
         fails()
     assert tf32() == allowed
-
-
-def device_here() -> DeviceProfile:
-    """A profile of the GPU of this machine."""
-    known = load_profile("h100-sxm")
-    return known.model_copy(update={"arch": known.arch.model_copy(update={"isa": GPU})})
 
 
 @needs_gpu

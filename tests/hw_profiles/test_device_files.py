@@ -60,7 +60,7 @@ def fault(tmp_path: Path, old: str, new: str) -> str:
         ("kind: gpu", "", "kind: this field is missing"),
         ("kind: gpu", "kind: gpu: x", "line 4: not valid YAML"),
         ("kind: gpu", "kind: cpu\nkind: gpu", "line 5: not valid YAML: the key 'kind' is given twice, first in line 4"),
-        ("dram_gb: 12,", "dram_gb: 12, dram_gb: 24,", "line 13: not valid YAML: the key 'dram_gb' is given twice"),
+        ("dram_gb: 12,", "dram_gb: 12, dram_gb: 24,", "line 19: not valid YAML: the key 'dram_gb' is given twice"),
         ("kind: gpu", "kind: !!python/object/apply:os.getcwd []", "line 4: not valid YAML"),
         (
             "kind: gpu",

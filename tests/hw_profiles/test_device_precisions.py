@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hw_profiles import load_profile
-from hw_profiles.terms import DType, EmulationKind, Granularity
+from hw_profiles.terms import DType, EmulationKind, Granularity, Op
 
 X86 = ["x86-avx2", "x86-avx-vnni", "x86-avx512-vnni", "x86-avx512-vnni-bf16", "x86-amx"]
 
@@ -146,3 +146,28 @@ def test_zeros_gain_time_on_nvidia_and_size_only_on_cpus() -> None:
     assert load_profile("a100-sxm-80gb").sparsity[0].native
     assert not load_profile("x86-amx").sparsity[0].native
     assert load_profile("a100-sxm-80gb").sparsity[0].dtypes == (DType.FP16, DType.INT8)
+
+
+@pytest.mark.parametrize("name", ["a100-sxm-80gb", "h100-sxm", "rtx-3060", "rtx-4090", "rtx-5090"])
+def test_torch_on_a_gpu_has_8_bits_for_linear_layers_alone(name: str) -> None:
+    profile = load_profile(name)
+    has_fp8 = profile.rule("fp8") is not None
+    rules = [rule.id for rule in profile.native_precisions("linear", "torch")]
+    assert rules == ["w8a8", *(["fp8"] if has_fp8 else []), "fp16", "bf16", "fp32"]
+    assert (profile.fp8_rule("linear", "torch") is not None) is has_fp8
+    for op in ("conv", "convtranspose", "matmul", "add", "concat"):
+        assert [rule.id for rule in profile.native_precisions(op, "torch")] == ["fp16", "bf16", "fp32"]
+        assert profile.resolve(op, 8, 8, "torch") is None
+        assert profile.fp8_rule(op, "torch") is None
+    assert profile.resolve("conv", 8, 8, "tensorrt") is not None
+
+
+def test_what_a_runtime_leaves_in_float_has_no_fp8_rule_either() -> None:
+    ada = load_profile("rtx-4090")
+    assert ada.fp8_rule("conv", "tensorrt-rtx") is not None
+    runtimes = [
+        r.model_copy(update={"float_ops": (Op.CONV,)}) if r.engine == "tensorrt-rtx" else r for r in ada.runtimes
+    ]
+    changed = ada.model_copy(update={"runtimes": tuple(runtimes)})
+    assert changed.fp8_rule("conv", "tensorrt-rtx") is None
+    assert changed.fp8_rule("linear", "tensorrt-rtx") is not None

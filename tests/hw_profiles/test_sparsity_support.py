@@ -87,10 +87,13 @@ def test_profiles_tell_the_channels_that_the_table_asks_for() -> None:
 
 
 def test_float32_holds_one_of_two_in_torch() -> None:
-    assert work_left(use("torch", Op.LINEAR, DType.FP32, 1, 2)) == 0.5
-    assert work_left(use("torch", Op.LINEAR, DType.FP32, 2, 4)) == 1.0
-    assert work_left(use("torch", Op.CONV, DType.FP16, 2, 4)) == 1.0
+    assert work_left(use("torch-eager", Op.LINEAR, DType.FP32, 1, 2)) == 0.5
+    assert work_left(use("torch-eager", Op.LINEAR, DType.FP32, 2, 4)) == 1.0
+    assert work_left(use("torch-eager", Op.CONV, DType.FP16, 2, 4)) == 1.0
     # CUTLASS, which has the kernels for float32, is for SM8x.
-    hopper = use("torch", Op.LINEAR, DType.FP32, 1, 2, isa="sm_90")
+    hopper = use("torch-eager", Op.LINEAR, DType.FP32, 1, 2, isa="sm_90")
     assert work_left(hopper) == 1.0
-    assert work_left(use("torch", Op.LINEAR, DType.FP16, 2, 4, isa="sm_90")) == 0.5
+    assert work_left(use("torch-eager", Op.LINEAR, DType.FP16, 2, 4, isa="sm_90")) == 0.5
+    # What engines of torch are has no such kernels.
+    assert work_left(use("torch", Op.LINEAR, DType.FP16, 2, 4)) == 1.0
+    assert "AOTInductor packages" in why_size_only(use("torch", Op.LINEAR, DType.INT8, 2, 4))

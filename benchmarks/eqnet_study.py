@@ -150,7 +150,7 @@ def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Re
 
 def tables(reads: Sequence[Read], dedicated: dict[int, list[float]], float_top1: float) -> str:
     """Widths against arms in one form, and widths against forms of supernets."""
-    arms = list(Arm)
+    arms = [arm for arm in Arm if any(read.arm is arm for read in reads)]
     rows = []
     for bits in WIDTHS:
         cells = [spread([r.quality[bits][COMPARED] for r in reads if r.arm is arm], 2) for arm in arms]
@@ -175,7 +175,8 @@ def benchmark(given: argparse.Namespace) -> str:
     float_top1, began = 0.0, time.monotonic()
     with processes() as group:
         for seed in range(given.seeds):
-            reads += [read(arm, given, seed, group) for arm in Arm if seed == 0 or arm not in ABLATIONS]
+            with_ablations = seed == 0 and given.ablations
+            reads += [read(arm, given, seed, group) for arm in Arm if with_ablations or arm not in ABLATIONS]
             for bits in WIDTHS:
                 one = trained(given, bits, seed)
                 dedicated[bits].append(one.trained_top1)
@@ -203,6 +204,7 @@ def main() -> int:
     made.add_argument("--classifier", default="resnet20_cifar10", help="stem of a checkpoint in classification/")
     made.add_argument("--batch", type=int, default=64, help="images of a step, as in the trainings of one width")
     made.add_argument("--rate", type=float, default=1e-3, help="Adam's rate of the supernet's weights")
+    made.add_argument("--no-ablations", dest="ablations", action="store_false", help="leave the ablations out")
     given = made.parse_args()
     return command.run(lambda: print(benchmark(given)))
 

@@ -87,7 +87,7 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     return Trained(
         network=Network(request, loaded, original, example),
         table=table, choices=choices, held_out=held_out, subnets=Subnets(supernet, seen, evaluate),
-        float_quality=evaluate(original) if group.first else 0.0, label=trainer.guidance.label,
+        float_quality=evaluate(original) if group.first else 0.0, label=settings.label(images=images),
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ class DevicePlan(BaseModel):
 
 
 class EqnetResult(BaseModel):
-    """All devices of a run. `method`: EQ-Net, or the adaptation to images, which is marked as such."""
+    """All devices of a run. `method`: EQ-Net, or an adaptation of it, which is marked as such."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

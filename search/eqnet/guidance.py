@@ -1,7 +1,7 @@
 """Group progressive guidance: the wide subnets teach the random ones, and these the narrow one (section 5.2).
 
 `ImageGuidance` is our adaptation to networks whose output is an image (section 11.1); nothing of it is in the paper,
-and results of it are labelled "EQ-Net-style (adapted)".
+and results of it are labelled so (`EqnetSettings.label`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class Guidance(ABC):
     `logarithm`: of a subnet's whole loss, so that its gradient is relative to the loss: ours.
     """
 
-    label: str
     taps: bool = False
     """Whether inner tensors are compared."""
 
@@ -81,8 +80,6 @@ class ClassGuidance(Guidance):
     several teachers give the mean of their logits, and there is no temperature.
     """
 
-    label = "EQ-Net"
-
     def __init__(
         self, share: float = 0.5, temperature: float = 1.0, *, logits: LogitDistance = LogitDistance.KL,
         logarithm: bool = False,
@@ -116,8 +113,6 @@ class ImageGuidance(Guidance):
     only samples on which the teacher is nearer to the image than the student are guided. PSNR is a logarithm, which is
     what `logarithm` follows.
     """
-
-    label = "EQ-Net-style (adapted)"
 
     def __init__(
         self, share: float = 0.5, feature_weight: float = 0.0, *, laplace: bool = False, gate: bool = False,

@@ -102,6 +102,11 @@ class EqnetSettings:
             guide=Guide.FLOAT, logits=LogitDistance.SQUARED, logarithm=True,
         )  # fmt: skip
 
+    def label(self, *, images: bool) -> str:
+        """What results are called: by the paper's name only where its losses have been taken."""
+        paper = self.guide is Guide.WIDER and self.logits is LogitDistance.KL and not self.logarithm
+        return "EQ-Net" if paper and not images else "EQ-Net-style (adapted)"
+
     def guidance(self, *, images: bool) -> Guidance:
         """The losses of a step, for logits or for images."""
         if images:

@@ -200,8 +200,13 @@ def test_image_guidance_is_the_marked_adaptation() -> None:
     gated = ImageGuidance(0.5, gate=True)
     distance = gated.distance((student,), gated.teach([(worse,)]), target)
     assert torch.allclose(distance, gap.flatten(1).mean(1)[1:].sum() / 3)
-    assert "adapted" in plain.label
-    assert ClassGuidance().label == "EQ-Net"
+
+
+def test_only_the_papers_losses_have_its_name() -> None:
+    assert EqnetSettings().label(images=False) == "EQ-Net"
+    for ours in (EqnetSettings.for_classes().label(images=False), EqnetSettings.for_images().label(images=True)):
+        assert ours == "EQ-Net-style (adapted)"
+    assert "adapted" in EqnetSettings().label(images=True)
 
 
 def test_features_are_compared_by_their_energy_over_positions() -> None:

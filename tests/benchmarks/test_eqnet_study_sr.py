@@ -17,6 +17,7 @@ def _given(data: Path, out: Path, **changes: object) -> argparse.Namespace:
     return argparse.Namespace(**values)
 
 
+@pytest.mark.long
 def test_arms_start_from_the_same_network_and_are_kept(data: Path, tmp_path: Path) -> None:
     study = study_of(_given(data, tmp_path))
     exact = study.scores(study.loaded.module)

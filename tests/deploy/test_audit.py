@@ -181,7 +181,10 @@ def test_a_file_that_is_not_onnx_is_refused(model: CompressedModel, quantized_fi
         audit(load_engine(tmp_path, threads=1), bad, model.plan)
 
 
-def test_rfdn_float_layers_are_all_found_in_both_runtimes(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(r, marks=pytest.mark.long if r is Runtime.TORCH else ()) for r in RUN_ON_CPU]
+)
+def test_rfdn_float_layers_are_all_found(runtime: Runtime, data: Path, tmp_path: Path) -> None:
     """64 convolutions, 8 of them behind fusions that rename nodes and weights."""
     loaded = load_checkpoint(data / "checkpoints" / "rfdn_x4.pth")
     example = loaded.workload.example_input(32, 40)
@@ -192,8 +195,7 @@ def test_rfdn_float_layers_are_all_found_in_both_runtimes(data: Path, tmp_path: 
         architecture="rfdn", device="any", runtime="any", float_precision="fp32", placement=Placement.INPUTS,
         layers={name: LayerPlan() for name, _ in layer_nodes(graph)},
     )  # fmt: skip
-    for runtime in RUN_ON_CPU:
-        result = built(path, plan, runtime, tmp_path / runtime)
-        assert result.executed == {"fp32": 64}
-        assert result.unplanned == ()
-        result.require()
+    result = built(path, plan, runtime, tmp_path / runtime)
+    assert result.executed == {"fp32": 64}
+    assert result.unplanned == ()
+    result.require()

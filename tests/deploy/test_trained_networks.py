@@ -60,7 +60,7 @@ GPUS: dict[Runtime, Marks] = {Runtime.TENSORRT_RTX: (needs_tensorrt_rtx,)}
 def is_long(name: str, kind: Kind, runtime: Runtime) -> bool:
     """What is left out: PAN, IMDN in kinds other than int8, and most of what torch has to compile."""
     if runtime is Runtime.TORCH:
-        return name in ("imdn_x4", "pan_x4") or (name != "espcn_x2" and kind is not Kind.INTEGERS)
+        return name in LARGE or (name != "espcn_x2" and kind is not Kind.INTEGERS)
     return name == "pan_x4" or (name == "imdn_x4" and kind is not Kind.INTEGERS)
 
 

@@ -16,10 +16,7 @@ def why_no_match(capability: str | None, profile: str, here: str | None, absent:
     needs = f"it needs an NVIDIA GPU of compute capability {capability} ({profile})"
     if here is None:
         return f"{needs} and {absent}"
-    return (
-        f"{needs} and the GPU here has {here}; for this one, compress with the --device that "
-        "`bitwright devices --here` names"
-    )
+    return f"{needs} and the GPU here has {here}; for this one, compress with a --device of compute capability {here}"
 
 
 def why_not_by_driver(capability: str | None, profile: str) -> str | None:

@@ -67,6 +67,8 @@ def decisive(machine: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in machine.items() if name not in _PASSING}
     # A kernel reserves a little more or less memory at each boot.
     values["memory_bytes"] = f"{round(machine['memory_bytes'] / _GIB)} GiB"
+    # Records may tell of more libraries than those that decide now.
+    values["libraries"] = {name: version for name, version in machine["libraries"].items() if name in LIBRARIES}
     for name in ("core_kinds", "emulator", "gpus"):
         if not values.get(name):
             # Records made before these were read keep their fingerprint.

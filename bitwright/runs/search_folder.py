@@ -29,25 +29,32 @@ def prepare_folder(
     taken before anything is written: OutputError where another process has it.
     """
     described = json.loads(request.model_dump_json(exclude={"out"}))
-    before = _checked(described, out, resume, may_change)
+    fields = type(request).model_fields
+    defaults = {n: fields[n].get_default(call_default_factory=True) for n in described if not fields[n].is_required()}
+    before = _checked(described, defaults, out, resume, may_change)
     out.mkdir(parents=True, exist_ok=True)
     if lock is not None:
         lock.acquire()
         # Another process may have begun a run here and ended since.
-        before = _checked(described, out, resume, may_change)
+        before = _checked(described, defaults, out, resume, may_change)
     if before != described:
         write_json(out / REQUEST, described)
 
 
-def _checked(described: dict[str, Any], out: Path, resume: bool, may_change: frozenset[str]) -> dict[str, Any] | None:
-    """The request that the folder holds, None where it holds nothing; UsageError unless it may be gone on with."""
+def _checked(
+    described: dict[str, Any], defaults: dict[str, Any], out: Path, resume: bool, may_change: frozenset[str]
+) -> dict[str, Any] | None:
+    """The request that the folder holds, None where it holds nothing; UsageError unless it may be gone on with.
+
+    What an earlier version did not know of yet it did as it is done now by default.
+    """
     known = out / REQUEST
     if not known.is_file():
         if out.exists() and any(entry.name != LOCK for entry in out.iterdir()):
             raise UsageError(f"{out} is not empty and holds no search; choose another --out")
         return None
     before: dict[str, Any] = json.loads(known.read_text(encoding="utf-8"))
-    changed = [n for n in described if n not in may_change and before.get(n) != described[n]]
+    changed = [n for n in described if n not in may_change and before.get(n, defaults.get(n)) != described[n]]
     if changed:
         raise UsageError(f"{out} holds a run with another {changed[0]}; choose another --out")
     if not resume:

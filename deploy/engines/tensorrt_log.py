@@ -31,6 +31,11 @@ def logger(api: ModuleType, *, errors_only: bool = False) -> Any:
     return Log()
 
 
+def out_of_memory(lines: Sequence[tuple[str, str]]) -> bool:
+    """Whether the GPU had no memory left, in the words of TensorRT or of the CUDA runtime in it."""
+    return any(_ERROR in severity and ("OutOfMemory" in text or "out of memory" in text) for severity, text in lines)
+
+
 def reasons(lines: Sequence[tuple[str, str]]) -> str:
     """The first errors in one line."""
     found = [text.splitlines()[0] for severity, text in lines if _ERROR in severity]

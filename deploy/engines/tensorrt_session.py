@@ -16,7 +16,7 @@ from bitwright.foundation.caches import keep_cached, read_cached
 from bitwright.foundation.errors import DeviceError, UsageError
 from deploy.engines.cuda_driver import DriverCuda
 from deploy.engines.cuda_run import Cuda, CudaRun, no_memory
-from deploy.engines.tensorrt_log import logger, reasons
+from deploy.engines.tensorrt_log import logger, out_of_memory, reasons
 
 
 class TensorRtSession:
@@ -38,6 +38,8 @@ class TensorRtSession:
         self._runtime = api.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
+            if out_of_memory(self._log.lines):
+                raise no_memory("the engine")
             raise UsageError(
                 f"{api.__name__} {api.__version__} does not load the engine ({reasons(self._log.lines)}); "
                 "update the driver of the GPU if that is too old, else rebuild the engine"
@@ -99,5 +101,7 @@ class TensorRtSession:
             self._context.set_tensor_address(self._made, output.data_ptr())
             self._bound = source, output
         if not self._context.execute_async_v3(stream):
+            if out_of_memory(self._log.lines):
+                raise no_memory(f"an input of {list(source.shape)}")
             raise DeviceError(f"the engine failed while running {list(source.shape)}: {reasons(self._log.lines)}")
         return self._bound[1]

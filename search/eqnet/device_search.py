@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,8 +78,7 @@ def search_device(
         best = evolve(genes, fitness, limits, settings.genetic)
         pairs = [(configuration_of(b, choice.form), float(f)) for b, f in zip(best.bits, best.fitness, strict=True)]
     else:
-        by_quality = sorted(members, key=lambda m: -m.quality)
-        pairs = [(configuration_of(m.bits, choice.form), m.quality) for m in by_quality]
+        pairs = [(configuration_of(m.bits, choice.form), m.quality) for m in _near(members, settings)]
     checked = verify(pairs, evaluate, settings.verified)
     prices = {one.configuration.key: float(cost(bits_of([one.configuration]))[0]) for one in checked}
     chosen = checked[0]
@@ -86,6 +86,17 @@ def search_device(
         near = [one for one in checked if one.true >= checked[0].true - settings.tolerance]
         chosen = min(near, key=lambda one: (prices[one.configuration.key], -one.true))
     return DeviceFound(chosen, prices[chosen.configuration.key], tuple(members), tuple(checked))
+
+
+def _near(members: Sequence[FrontMember], settings: DeviceSearchSettings) -> list[FrontMember]:
+    """As many members as are evaluated truly, the best predicted first, spread over those that may be near it.
+
+    A prediction may be as wrong as the tolerance, so that those of twice of it may be.
+    """
+    ordered = sorted(members, key=lambda m: -m.quality)
+    near = [m for m in ordered if m.quality >= ordered[0].quality - 2 * settings.tolerance]
+    places = np.linspace(0, len(near) - 1, min(settings.verified, len(near)))
+    return [near[place] for place in np.unique(places.round().astype(int))]
 
 
 def _fitness(predictor: Predictor, choice: DeviceChoice) -> Fitness:

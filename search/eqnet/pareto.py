@@ -62,6 +62,10 @@ def front(
 
 def _evolved(genes: GeneMap, fitness: Fitness, cost: Cost, starts: Genes, candidates: int, seed: int) -> Genes:
     """The genes of the last population's front."""
+    from pymoo.config import Config
+
+    # Printed to stdout, where a result may be written as JSON.
+    Config.warnings["not_compiled"] = False
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.problem import Problem
     from pymoo.operators.crossover.ux import UniformCrossover

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def test_a_run_that_was_begun_between_the_check_and_the_lock_is_not_replaced(
     with pytest.raises(UsageError, match="another steps"):
         prepare(Asked(out=run), resume=False)
     assert '"steps": 2' in (run / REQUEST).read_text()
+
+
+def test_a_field_that_the_folder_does_not_know_of_had_its_default(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    prepare(Asked(out=run), resume=False)
+    known = json.loads((run / REQUEST).read_text())
+    del known["steps"]
+    (run / REQUEST).write_text(json.dumps(known | {"gone": 3}))
+    prepare(Asked(out=run))
+    (run / REQUEST).write_text(json.dumps(known))
+    with pytest.raises(UsageError, match="another steps"):
+        prepare(Asked(out=run, steps=2))
 
 
 def test_what_is_refused_leaves_nothing_and_a_lock_left_behind_is_no_run(tmp_path: Path) -> None:

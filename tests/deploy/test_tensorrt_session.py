@@ -87,6 +87,7 @@ class Module(SimpleNamespace):
         self.caches: list[Cache] = []
         self.configs: list[Any] = []
         self.has_memory = True
+        self.refusal = "IRuntime::deserializeCudaEngine: Error Code 1: Serialization\nmore lines"
 
         class ILogger:
             """The base class of loggers."""
@@ -115,7 +116,7 @@ class Module(SimpleNamespace):
     def _engine(self, content: bytes) -> Any:
         if content != b"engine":
             self.tell("WARNING", "a word of warning")
-            self.tell("ERROR", "IRuntime::deserializeCudaEngine: Error Code 1: Serialization\nmore lines")
+            self.tell("ERROR", self.refusal)
             return None
         return SimpleNamespace(
             get_tensor_name=lambda index: "xy"[index],
@@ -193,6 +194,19 @@ def test_a_gpu_without_memory_for_an_engine_is_told(rtx: bool, tmp_path: Path) -
     module.has_memory = False
     with pytest.raises(DeviceError, match="the GPU has no memory left for the engine; end what else uses it"):
         TensorRtSession(module, b"engine", cache=tmp_path / "c", cuda=cuda)
+
+
+def test_what_tensorrt_says_of_memory_is_told_as_such(tmp_path: Path) -> None:
+    cuda = Buffers()
+    module = Module(cuda, rtx=False)
+    session = TensorRtSession(module, b"engine", cache=tmp_path / "c", cuda=cuda)
+    module.context.works = False
+    module.tell("ERROR", "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (out of memory)")
+    with pytest.raises(DeviceError, match=r"no memory left for an input of \[1, 3, 4, 6\]"):
+        session.run(X)
+    module.refusal = "[executionContext.cpp] Error Code 2: OutOfMemory (Requested size was 9 bytes.)"
+    with pytest.raises(DeviceError, match="no memory left for the engine"):
+        TensorRtSession(module, b"too large", cache=tmp_path / "c", cuda=cuda)
 
 
 def test_without_a_folder_for_caches_it_runs_all_the_same(tmp_path: Path) -> None:

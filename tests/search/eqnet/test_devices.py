@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from search.eqnet.accounting import Accounting
 from search.eqnet.cqap import CqapSettings, train_cqap
 from search.eqnet.device_search import DeviceSearchSettings, search_device
 from search.eqnet.devices import DeviceChoice, device_choice, device_cost, illegal_layers
-from search.eqnet.encoder import bits_of, forms_of
+from search.eqnet.encoder import Bits, bits_of, configuration_of, forms_of
 from search.eqnet.export import Target, export
 from search.eqnet.forms import activation_grid, weight_grid
 from search.eqnet.genetic import GeneticSettings
 from search.eqnet.norms import Calibrator
+from search.eqnet.predictor import Predictor
 from search.eqnet.repair import Limit
 from search.eqnet.samples import collect
 from search.eqnet.space import ALL_BITS, Configuration, ElasticSpace
@@ -173,6 +175,29 @@ def test_the_chosen_plan_keeps_its_budget_and_is_the_truly_best_of_those_checked
     only = search_device(_choice(X86), SPACE, cost, None, _quality, dataclasses.replace(settings, budget=None))
     assert only.chosen.configuration == SPACE.uniform(8, choice.form)
     assert np.isclose(only.cost, ends[1])
+
+
+def test_members_that_are_evaluated_reach_to_the_cheapest_that_may_be_near_the_best() -> None:
+    choice = _choice(X86, native_only=False)
+    accounting = Accounting.of(TABLE, SPACE)
+    cost = accounting.bitops()
+
+    class Exact:
+        """Predicts the truth."""
+
+        def quality(self, bits: Bits, form: object) -> np.ndarray:
+            return np.array([_quality(configuration_of(b, choice.form)) for b in bits])
+
+    settings = DeviceSearchSettings(
+        tolerance=1.0, verified=3, candidates=3000, steps_of_front=1,
+        genetic=GeneticSettings(population=20, generations=8, parents=5),
+    )  # fmt: skip
+    found = search_device(choice, SPACE, cost, cast("Predictor", Exact()), _quality, settings)
+    assert len(found.checked) == 3
+    assert found.checked[0].true == found.front[-1].quality
+    assert found.chosen.true >= found.checked[0].true - 1.0
+    # Of the three best predicted none is as cheap.
+    assert found.cost < min(m.cost for m in found.front[-3:])
 
 
 def test_quality_of_a_subnet_is_that_of_its_exported_integers() -> None:

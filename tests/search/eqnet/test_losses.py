@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import Tensor
@@ -200,6 +204,14 @@ def test_image_guidance_is_the_marked_adaptation() -> None:
     gated = ImageGuidance(0.5, gate=True)
     distance = gated.distance((student,), gated.teach([(worse,)]), target)
     assert torch.allclose(distance, gap.flatten(1).mean(1)[1:].sum() / 3)
+
+
+def test_a_choice_that_is_new_changes_no_training_that_does_not_make_it() -> None:
+    described = {k: v for k, v in asdict(EqnetSettings()).items() if k not in {"log_every", "save_seconds", "workers"}}
+    del described["logits"]
+    before = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    assert EqnetSettings().fingerprint() == before
+    assert EqnetSettings(logits=LogitDistance.SQUARED).fingerprint() != before
 
 
 def test_only_the_papers_losses_have_its_name() -> None:

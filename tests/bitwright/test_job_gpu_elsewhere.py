@@ -90,7 +90,7 @@ def test_over_a_connection_it_is_one_command(data: Path, tmp_path: Path, capsys:
     assert ended.out.count("copy to the GPU 0.250 ms, computation 2.000 ms, copy back 0.250 ms") == 2
     assert "power and temperature of the GPU are not recorded: NVML's package is not installed" in ended.err
     line = refused.refusal(5)
-    assert "compute capability 8.9 (rtx-4090) and the GPU here has 12.0; for this one, compress with the --dev" in line
+    assert "compute capability 8.9 (rtx-4090) and the GPU here has 12.0; for this one, compress with a --dev" in line
     assert server.address in line
 
 

@@ -131,6 +131,6 @@ def test_on_another_gpu_it_says_what_to_rebuild(built: Path, monkeypatch: pytest
     monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.9")
     with pytest.raises(DeviceError) as caught:
         load_engine(built, 1).run(np.zeros((1, 3, 24, 32), np.float32))
-    assert "8.6 (rtx-3060) and the GPU here has 8.9; for this one, compress with the --device" in str(caught.value)
+    assert "8.6 (rtx-3060) and the GPU here has 8.9; for this one, compress with a --device" in str(caught.value)
     monkeypatch.setattr(gpu_match, "driver_gpu", lambda: "8.6")
     assert load_engine(built, 1).why_not_here() is None

@@ -74,7 +74,7 @@ def test_compiling_takes_the_very_gpu(float_onnx, tmp_path: Path, monkeypatch: p
     assert "so build it on such a machine with a torch that has CUDA: it needs" in refusal()
     assert "9.0 (h100-sxm) and there is no GPU here that torch can use" in refusal()
     with_gpu(monkeypatch, 8, 9)
-    assert "9.0 (h100-sxm) and the GPU here has 8.9; for this one, compress with the --device that" in refusal()
+    assert "9.0 (h100-sxm) and the GPU here has 8.9; for this one, compress with a --device of compute" in refusal()
     assert not (tmp_path / "e").exists()
 
 

@@ -166,11 +166,11 @@ class Engine(ABC):
         """Why the engine cannot run on this machine, in words; None where it can."""
         return None
 
-    def require_here(self) -> None:
-        """DeviceError where the engine cannot run on this machine."""
+    def require_here(self, instead: str = "") -> None:
+        """DeviceError where the engine cannot run on this machine; it ends with what to do `instead`."""
         reason = self.why_not_here()
         if reason is not None:
-            raise DeviceError(f"{self.folder / self.spec.artefact} cannot run here: {reason}")
+            raise DeviceError(f"{self.folder / self.spec.artefact} cannot run here: {reason}{instead}")
 
     def use_cuda_graph(self) -> None:
         """From its first run on, replay the computation as a captured CUDA graph; UsageError for one not on a GPU."""

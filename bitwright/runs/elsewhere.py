@@ -27,6 +27,7 @@ from deploy.footprint import gpu_needed
 from deploy.latency import Candidate
 from deploy.remote import FarBundle, Manifest, Results, Transport, audit_elsewhere, is_bundle, write_bundle
 from deploy.remote.bundle import Simulate
+from deploy.torch_threads import torch_threads
 
 BUNDLES = "bundles"
 """Folder of a run with the manifests of its bundles, by their hash: only what was measured with one is taken back."""
@@ -108,13 +109,8 @@ def _networks(job: Job) -> dict[str, Simulate]:
 
 
 def _in_torch(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            made: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1), torch.no_grad():
+        made: NDArray[np.float32] = network(torch.from_numpy(x)).numpy()
     return made
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from bitwright.foundation.errors import DeviceError, UsageError
+from bitwright.foundation.errors import UsageError
 from bitwright.foundation.files import write_text
 from bitwright.foundation.progress import note
 from bitwright.report.measured import Latency
@@ -127,10 +127,7 @@ def measure(
         engine = load_engine(run / ENGINE, 1, device=job.profile)
         if cuda_graph:
             engine.use_cuda_graph()
-        reason = engine.why_not_here()
-        if reason is not None:
-            elsewhere = f"; {job.there_or_by_hand}" if opens(job.runtime) else ""
-            raise DeviceError(f"{engine.folder / engine.spec.artefact} cannot run here: {reason}{elsewhere}")
+        engine.require_here(f"; {job.there_or_by_hand}" if opens(job.runtime) else "")
         require_comparable(job)
         x = job.loaded.workload.example_input(*job.sized(input_size)).numpy()
         timed = time_engines(

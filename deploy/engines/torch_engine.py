@@ -14,6 +14,7 @@ from deploy.engines.cuda_torch import TorchCuda
 from deploy.engines.torch_nodes import executed_nodes
 from deploy.gpu import why_not_here, without_tf32
 from deploy.torch_aot.package import MODEL, Package
+from deploy.torch_threads import torch_threads
 
 
 class TorchEngine(Engine):
@@ -46,20 +47,16 @@ class TorchEngine(Engine):
         described = self._package.described
         if x.dtype != np.float32 or not described.takes(x.shape):
             raise UsageError(f"torch cannot run {x.dtype} {list(x.shape)}: the network takes {described.words}")
-        loaded, before = self._ready(), torch.get_num_threads()
+        loaded = self._ready()
         try:
-            if before != self.threads:
-                torch.set_num_threads(self.threads)
-            if self._on_gpu is not None:
-                with without_tf32():
-                    return self._on_gpu.run(x)
-            result: np.ndarray = loaded.run([torch.from_numpy(np.ascontiguousarray(x))])[0].numpy()
+            with torch_threads(self.threads):
+                if self._on_gpu is not None:
+                    with without_tf32():
+                        return self._on_gpu.run(x)
+                result: np.ndarray = loaded.run([torch.from_numpy(np.ascontiguousarray(x))])[0].numpy()
         except RuntimeError as error:
             first = str(error).strip().splitlines()[0]
             raise UsageError(f"torch cannot run {x.dtype} {list(x.shape)}: {first}") from error
-        finally:
-            if before != self.threads:
-                torch.set_num_threads(before)
         return result
 
     def use_cuda_graph(self) -> None:

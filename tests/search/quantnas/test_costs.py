@@ -143,18 +143,22 @@ def test_latency_names_what_widths_run_as_and_counts_no_gain_where_there_is_none
         latency_costs(space.resized(bits=(3,)), Where(load_profile(X86), "openvino"))
 
 
+def _row(ms: float) -> LatencyRow:
+    """A measured 3x3 convolution of 48 channels in int8."""
+    tensor = TensorType(shape=(1, 48, 64, 64), dtype="int8")
+    kernel = Kernel(op="Convolution", precision="int8", inputs=(tensor,), outputs=(tensor,), window=(3, 3), macs=1)
+    return LatencyRow(
+        profile=X86, runtime="openvino", runtime_version="2026", threads=1, ms=Quantiles.of([ms]), n=1,
+        source="test", fingerprint="here", created="now", kernel=kernel,
+    )  # fmt: skip
+
+
 def test_an_emulated_width_costs_what_it_is_executed_as() -> None:
     """4 bits are stored in bytes there: neither fewer bytes nor less work, estimated or corrected by a measurement."""
-    profile = load_profile(X86)
+    profile, row = load_profile(X86), _row(7.0)
     rules = [r.model_copy(update={"emulation": Emulation(kind="container", slowdown=1.5)}) if r.id == "w4a4" else r
              for r in profile.precisions]  # fmt: skip
     slower = profile.model_copy(update={"precisions": tuple(rules)})
-    tensor = TensorType(shape=(1, 48, 64, 64), dtype="int8")
-    kernel = Kernel(op="Convolution", precision="int8", inputs=(tensor,), outputs=(tensor,), window=(3, 3), macs=1)
-    row = LatencyRow(
-        profile=X86, runtime="openvino", runtime_version="2026", threads=1, ms=Quantiles.of([7.0]), n=1,
-        source="test", fingerprint="here", created="now", kernel=kernel,
-    )  # fmt: skip
     for bits, measured in itertools.product(((4, 8), (8, 4)), (None, LatencyTable([row]))):
         space = load_space("rfdn").resized(bits=bits)
         assumed, known = (
@@ -189,13 +193,7 @@ def test_measured_kernels_come_before_the_roofline_and_correct_it() -> None:
     space = load_space("rfdn").resized(bits=(8,))
     where = Where(load_profile(X86), "openvino", height=64, width=64)
     estimated = latency_costs(space, where)
-    tensor = TensorType(shape=(1, 48, 64, 64), dtype="int8")
-    kernel = Kernel(op="Convolution", precision="int8", inputs=(tensor,), outputs=(tensor,), window=(3, 3), macs=1)
-    row = LatencyRow(
-        profile=X86, runtime="openvino", runtime_version="2026", threads=1, ms=Quantiles.of([7.0]), n=1,
-        source="test", fingerprint="here", created="now", kernel=kernel,
-    )  # fmt: skip
-    found = latency_costs(space, where, LatencyTable([row]))
+    found = latency_costs(space, where, LatencyTable([_row(7.0)]))
     at = space.wiring.sites[1].tokens.index("simple_3x3")
     assert float(found.table.costs["cells.0.body.0"][at, 0]) == 7.0
     assert 0 < found.measured < 1

@@ -37,7 +37,8 @@ def eqnet(
         str | None, typer.Option(metavar="4.6G", help="Largest BitOps, on devices whose profile predicts no latency.")
     ] = None,
     budget_size: Annotated[
-        str | None, typer.Option(metavar="200k", help="Largest size of all weights in bytes, on every device.")
+        str | None,
+        typer.Option(metavar="200k", help="Largest size of all weights, at the bits that they have, in bytes."),
     ] = None,
     measure_seconds: Annotated[float, typer.Option(help="Timed seconds of an engine that runs here, at least.")] = 3.0,
     emulated: Annotated[

@@ -49,7 +49,7 @@ class EqnetRequest(BaseModel):
         default=None, description="Largest BitOps on each device whose profile predicts no latency."
     )
     budget_size: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Largest size of all weights in bytes, on every device."
+        default=None, description="Largest size of all weights in bytes, at the bits that they have, on every device."
     )
     measure_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=3.0, description="Timed seconds of an engine that runs here, at least."

@@ -111,7 +111,10 @@ class Accounting:
         return LayerCosts("BitOps", "BitOps", unit[:, None, None] * widths[:, None] * widths)
 
     def size(self, in_float: Collection[int] = ()) -> LayerCosts:
-        """Bytes of all weights, without scales and biases; layers of these numbers are stored in float32."""
+        """Bytes of all weights at their widths, without scales and biases; layers of these numbers are in float32.
+
+        A file that keeps narrow weights in bytes of their own is larger.
+        """
         widths = np.repeat(np.arange(WIDEST + 1.0)[None], len(self.weights), 0)
         widths[list(in_float)] = FLOAT_BITS
         each = self.weights[:, None] * widths / 8

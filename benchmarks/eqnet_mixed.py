@@ -1,10 +1,12 @@
 """What mixed widths are worth in one supernet: `python -m benchmarks.eqnet_mixed --data-root DIR`.
 
-The supernet by our recipe of `benchmarks.eqnet_study` (trained first where it is missing). Predictors learn from
-subnets that were evaluated truly, and are told against others. Then, at the BitOps of each uniform width: the plan of a
-genetic search over 50,000 predictions, its best evaluated truly; the best of as many random members by the same
-predictor, as many evaluated; and the best of random members that were all evaluated truly, as many as the predictor and
-the search have cost together. Plans are chosen on held-out training images, and told on the test set.
+The supernet by our recipe of `benchmarks.eqnet_study` (trained first where it is missing). Predictors learn the
+quality that `bitwright search eqnet` searches by, the SQNR of logits on held-out training images, from subnets that
+were evaluated truly, and are told against others; beside it, how well that quality and top-1 on the same images order
+subnets by their top-1 on the test set. Then, at the BitOps of each uniform width: the plan of a genetic search over
+50,000 predictions, its best evaluated truly; the best of as many random members by the same predictor, as many
+evaluated; and the best of random members that were all evaluated truly, as many as the predictor and the search have
+cost together. Plans are chosen on held-out training images, and told on the test set.
 
 Every evaluation is kept: stop the benchmark at any moment, and continue it.
 """
@@ -22,17 +24,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from benchmarks import command
-from benchmarks.common import markdown_table, spread, write_results
+from benchmarks.common import write_results
+from benchmarks.eqnet_mixed_tables import EVALUATED, GENETIC, PREDICTED, UNIFORM, Chosen, Learnt, Ordered, tables
 from benchmarks.eqnet_study import COMPARED, STATE, Arm, folder_of, grow
 from bitwright.foundation.progress import note, track
 from compress.layer_table import LayerTable
 from compress.training.processes import processes
 from search.eqnet.accounting import Accounting, LayerCosts
 from search.eqnet.cqap import Cqap, train_cqap
-from search.eqnet.encoder import Bits, bits_of, configuration_of
+from search.eqnet.encoder import Bits, bits_of, configuration_of, forms_of
 from search.eqnet.forms import FORMS
 from search.eqnet.gaussian_process import GaussianProcess
 from search.eqnet.genes import GeneMap
@@ -41,49 +43,22 @@ from search.eqnet.noise_regression import NoiseRegression
 from search.eqnet.norms import training_inputs
 from search.eqnet.predictor import Agreement, Predictor, learning_curve
 from search.eqnet.predictor_choice import train
+from search.eqnet.quality import Measure
 from search.eqnet.repair import Limit
-from search.eqnet.samples import Evaluate, Measured, collect
+from search.eqnet.samples import Measured, Scored, collect
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.trainer import values_digest
 from search.eqnet.verification import verify
 from search.layer_sensitivity import evaluator
+from workloads.workload import Sample
 
 FORM = next(form for form in FORMS if form.name == COMPARED)
 NEAR = 0.95
 """Random members have at least this share of the BitOps that they may have."""
 STEEPEST = 1.5
 CHUNK = 20_000
-OTHER_IMAGES = "their quality on the test set"
-UNIFORM, GENETIC, PREDICTED, EVALUATED = (
-    "uniform", "genetic search", "random, predicted", "random, evaluated",
-)  # fmt: skip
-ARMS = (UNIFORM, EVALUATED, PREDICTED, GENETIC)
-
-
-class Chosen(BaseModel):
-    """A plan that an arm chose within the BitOps of a uniform width; qualities in percent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    arm: str
-    bits: int
-    seed: int
-    evaluations: int
-    share: float
-    held_out: float
-    test: float
-    widths: tuple[tuple[int, int], ...]
-
-
-class Learnt(BaseModel):
-    """Agreement of a kind of predictor that has learnt from some samples."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str
-    samples: int | None
-    told: Agreement
+SQNR, TOP1, PREDICTED_SQNR = "SQNR, held-out images", "top-1, held-out images", "SQNR, predicted"
 
 
 def _cqap(space: ElasticSpace, samples: Sequence[Measured]) -> Predictor:
@@ -98,23 +73,23 @@ _KINDS: dict[str, Callable[[ElasticSpace, Sequence[Measured]], Predictor]] = {
 class Kept:
     """True qualities by configuration, in a file of JSON lines; a last line that was cut off is left out."""
 
-    def __init__(self, evaluate: Evaluate, path: Path) -> None:
+    def __init__(self, evaluate: Callable[[Configuration], Scored], path: Path) -> None:
         self.evaluate, self.path = evaluate, path
-        self.known: dict[str, float] = {}
+        self.known: dict[str, Scored] = {}
         if path.is_file():
             text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1]
             path.write_text(whole, encoding="utf-8")
-            self.known = dict(json.loads(line) for line in whole.splitlines())
+            self.known = {key: Scored(value, extra) for key, value, extra in map(json.loads, whole.splitlines())}
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, configuration: Configuration) -> float:
+    def __call__(self, configuration: Configuration) -> Scored:
         """Known quality, or the true one, which is then kept."""
         key = configuration.key
         if key not in self.known:
             self.known[key] = self.evaluate(configuration)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, self.known[key]]) + "\n")
+                file.write(json.dumps([key, *self.known[key]]) + "\n")
         return self.known[key]
 
 
@@ -154,17 +129,30 @@ class Mixed:
         self.owner = f"{values_digest(state)[:12]}-norms-of-{given.norm_images}"
         folder = given.out / command.WORK / self.owner
         seen = training_inputs(grown.samples, given.norm_images)
-        held_out, test = (evaluator(workload, s) for s in (workload.held_out(data), workload.samples(data)))
-        subnets = Subnets(grown.supernet, seen, held_out)
-        tested = Subnets(grown.supernet, seen, test)
-        self.held_out = Kept(subnets.quality, folder / "held_out.jsonl")
-        self.test = Kept(tested.quality, folder / "test.jsonl")
+        subnets = Subnets(grown.supernet, seen, evaluator(workload, ()))
+        self.metric = workload.metric
+
+        def kept(samples: Sequence[Sample], name: str) -> Kept:
+            measure = Measure(workload, samples, grown.teacher)
+
+            def scored(configuration: Configuration) -> Scored:
+                with subnets.network(configuration) as predict:
+                    return measure(predict)
+
+            return Kept(scored, folder / name)
+
+        self.held_out = kept(workload.held_out(data), "held_out.jsonl")
+        self.test = kept(workload.samples(data), "test.jsonl")
         self.genes, self.bitops = GeneMap(self.space), self.accounting.bitops()
 
-    def predictor(self) -> tuple[Predictor, list[Learnt], float]:
+    def top1(self, scored: Scored) -> float:
+        """The task's metric, in percent."""
+        return scored.extra[self.metric]
+
+    def predictor(self) -> tuple[Predictor, list[Learnt], list[Ordered], float]:
         """Trained on all samples but those that agreements are told on; how each kind learns, and the seconds of all.
 
-        A last entry compares the true qualities of these subnets with those on the test set: what their noise allows.
+        With what orders those samples by their top-1 on the test set.
         """
         given = self.given
         samples = collect(self.space, self.accounting, self.held_out, given.samples, seed=0, owner=self.owner)
@@ -177,9 +165,16 @@ class Mixed:
         for kind, fit in _KINDS.items():
             curve = learning_curve(functools.partial(fit, self.space), samples[:kept], samples[kept:], sizes)
             learnt += [Learnt(kind=kind, samples=size, told=one) for size, one in curve.items()]
-        values = np.array([[s.value, self.test(s.configuration)] for s in track(samples[kept:], "on other images")])
-        learnt.append(Learnt(kind=OTHER_IMAGES, samples=None, told=Agreement.of(values[:, 1], values[:, 0])))
-        return net, learnt, seconds
+        rest = samples[kept:]
+        true = np.array([self.top1(self.test(s.configuration)) for s in track(rest, "on other images")])
+        configurations = [s.configuration for s in rest]
+        qualities = {
+            SQNR: np.array([s.value for s in rest]),
+            PREDICTED_SQNR: net.quality(bits_of(configurations), forms_of(configurations)),
+            TOP1: np.array([s.extra[self.metric] for s in rest]),
+        }
+        ordered = [Ordered(quality=name, told=Agreement.of(found, true)) for name, found in qualities.items()]
+        return net, learnt, ordered, seconds
 
     def chosen(self, arm: str, bits: int, seed: int, net: Predictor) -> Chosen:
         """What an arm finds within the BitOps of uniform `bits`."""
@@ -203,51 +198,31 @@ class Mixed:
             evaluations += given.samples // len(given.widths)
             members = random_members(self.genes, self.bitops, most, evaluations, seed)
             candidates = [(configuration_of(member, FORM), 0.0) for member in members]
-        one = verify(candidates, self.held_out, evaluations)[0]
+        one = verify(candidates, lambda configuration: self.held_out(configuration).value, evaluations)[0]
         widths = bits_of([one.configuration])
         return Chosen(
             arm=arm, bits=bits, seed=seed, evaluations=evaluations, share=float(self.bitops(widths)[0] / most),
-            held_out=one.true, test=self.test(one.configuration),
+            sqnr=one.true, held_out=self.top1(self.held_out(one.configuration)),
+            test=self.top1(self.test(one.configuration)),
             widths=tuple((int(w), int(a)) for w, a in widths[0]),
         )  # fmt: skip
-
-
-def tables(found: Sequence[Chosen], learnt: Sequence[Learnt]) -> str:
-    """Predictors by their samples; and quality by arm and BitOps, on the test set and on the held-out images."""
-    rows = [
-        [one.kind, str(one.samples or ""), *("n/a" if v is None else f"{v:.3f}" for v in
-         (one.told.pearson, one.told.kendall, one.told.kendall_top_quartile)), f"{one.told.rmse:.2f}"]
-        for one in learnt
-    ]  # fmt: skip
-    told = learnt[0].told.samples
-    head = ["predictor", "samples", "Pearson", "Kendall", "Kendall, best quarter", "RMSE, %"]
-    first = f"Predictors, on {told} other subnets of all eight forms:\n\n{markdown_table(head, rows)}"
-    budgets = sorted({one.bits for one in found}, reverse=True)
-    rows = []
-    for arm in ARMS:
-        mine = [[one for one in found if one.arm == arm and one.bits == bits] for bits in budgets]
-        if all(mine):
-            cells = [spread([getattr(o, key) for o in ones], 2) for key in ("test", "held_out") for ones in mine]
-            rows.append([arm, str(mine[0][0].evaluations), *cells])
-    names = [f"{what}, {bits} bits" for what in ("test", "held out") for bits in budgets]
-    second = markdown_table(["arm", "evaluations per budget", *names], rows)
-    return f"{first}\n\nTop-1 in percent, within the BitOps of a uniform width, form {COMPARED}:\n\n{second}"
 
 
 def benchmark(given: argparse.Namespace) -> str:
     """Make what is missing; write the results after each seed and return the text of the tables."""
     torch.set_num_threads(given.threads)
     mixed = Mixed(given)
-    net, learnt, seconds = mixed.predictor()
+    net, learnt, ordered, seconds = mixed.predictor()
     note(f"predictors trained in {seconds:.1f} s; the best one is the {net.KIND}")
     found = [mixed.chosen(UNIFORM, bits, 0, net) for bits in given.widths]
     for seed in range(given.seeds):
         pairs = [(arm, bits) for arm in (GENETIC, PREDICTED, EVALUATED) for bits in given.widths]
         found += [mixed.chosen(arm, bits, seed, net) for arm, bits in track(pairs, f"seed {seed}: arms and budgets")]
         text = f"## {given.classifier}, one supernet of {given.steps} steps, {seed + 1} seed(s) of the searches\n\n"
-        text += tables(found, learnt)
+        text += tables(found, learnt, ordered)
         results = {
-            "agreement": [one.model_dump() for one in learnt], "predictor_seconds": seconds, "predictor": net.KIND,
+            "agreement": [one.model_dump() for one in learnt], "ordered": [one.model_dump() for one in ordered],
+            "predictor_seconds": seconds, "predictor": net.KIND,
             "chosen": [one.model_dump() for one in found],
         }  # fmt: skip
         write_results(given.out, "eqnet_mixed", results, text, {**command.hidden(given), given.study: "STUDY"})

@@ -42,6 +42,7 @@ from search.layer_sensitivity import evaluator
 from workloads.classification.task import Classification
 from workloads.classification.training_data import ShuffledImages
 from workloads.loading import load_checkpoint
+from workloads.workload import Predict
 
 WIDTHS = (8, 6, 4, 3, 2)
 COMPARED = "channel-sym-asym"
@@ -96,9 +97,10 @@ def settings_of(arm: Arm, given: argparse.Namespace, seed: int) -> EqnetSettings
 
 @dataclass(frozen=True)
 class Grown:
-    """A trained supernet with what it was trained on; `seconds` of the training."""
+    """A trained supernet with what it was trained on; `teacher`: the float network, `seconds` of the training."""
 
     supernet: Supernet
+    teacher: Predict
     samples: ShuffledImages
     workload: Classification
     steps: int
@@ -128,7 +130,7 @@ def grow(arm: Arm, given: argparse.Namespace, seed: int, group: Processes, path:
         trained_graph = supernet.cpu().float_graph()
         supernet = Supernet(trained_graph, ElasticSpace.of(trained_graph))
         supernet.fit(inputs)
-    return Grown(supernet, samples, workload, position.step, position.seconds)
+    return Grown(supernet, loaded.module, samples, workload, position.step, position.seconds)
 
 
 def read(arm: Arm, given: argparse.Namespace, seed: int, group: Processes) -> Read:

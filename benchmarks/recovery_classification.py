@@ -13,7 +13,7 @@ from bitwright.foundation.progress import note
 from compress.graph import capture
 from compress.preparation import prepare
 from compress.recovery.recover import recover
-from compress.recovery.scores import logit_agreement
+from compress.recovery.scores import LogitAgreement
 from compress.recovery.settings import RecoverySettings
 from workloads.loading import load_checkpoint
 
@@ -64,7 +64,7 @@ def trained(given: argparse.Namespace, bits: int, seed: int) -> Trained:
     settings = RecoverySettings.for_classifier(bits, steps=given.steps, checks=8, seed=seed)
     result = recover(
         model, teacher, workload.training(data, side, seed), settings,
-        score=logit_agreement(teacher, held_out), task_loss=workload.loss, folder=folder,
+        score=LogitAgreement(teacher, held_out), task_loss=workload.loss, folder=folder,
     )  # fmt: skip
     found = Trained(
         bits=bits, seed=seed, float_top1=workload.evaluate(teacher, test).mean, quantised_top1=before,

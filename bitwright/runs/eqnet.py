@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from bitwright.foundation.errors import BitwrightError
 from bitwright.foundation.files import write_json, write_text
 from bitwright.foundation.progress import note
@@ -20,7 +18,8 @@ from search.eqnet.accounting import Accounting
 from search.eqnet.norms import training_inputs
 from search.eqnet.predictor import Agreement, Predictor, agreement, learning_curve
 from search.eqnet.predictor_choice import load, train
-from search.eqnet.samples import Scored, collect
+from search.eqnet.quality import Measure, Metric
+from search.eqnet.samples import Measured, Scored, collect
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.supernet import Supernet, trainable_graph
@@ -83,22 +82,23 @@ def _trained(request: EqnetRequest, group: Processes) -> Trained:
     trainer.run()
     held_out = tuple(workload.held_out(request.data))
     evaluate = evaluator(workload, held_out)
+    measure = Measure(workload, held_out, original)
     seen = training_inputs(data, request.calibration_count) if supernet.has_norms else inputs
     return Trained(
         network=Network(request, loaded, original, example),
-        table=table, choices=choices, held_out=held_out, subnets=Subnets(supernet, seen, evaluate),
+        table=table, choices=choices, measure=measure, subnets=Subnets(supernet, seen, evaluate),
         float_quality=evaluate(original) if group.first else 0.0, label=settings.label(images=images),
     )  # fmt: skip
 
 
 def _deployed(trained: Trained) -> EqnetResult:
     request = trained.network.request
-    predictor, told = _predictor(trained)
+    predictor, told, metric = _predictor(trained)
     plans: list[DevicePlan] = []
     complaint: BitwrightError | None = None
     for choice in trained.choices:
         try:
-            plans.append(device_plan(trained, choice, predictor, request.out / "devices" / choice.profile.id))
+            plans.append(device_plan(trained, choice, predictor, metric, request.out / "devices" / choice.profile.id))
         except BitwrightError as error:
             # The others are still wanted; what is wrong with this one is told at the end.
             note(f"{choice.profile.id}: {error}")
@@ -119,30 +119,29 @@ def _result(trained: Trained, told: Agreement | None, plans: list[DevicePlan], k
     request, workload = trained.network.request, trained.network.loaded.workload
     return EqnetResult(
         method=trained.label, steps=request.steps, metric=workload.metric, unit=workload.unit, predictor=told,
-        predictor_kind=kind, devices=tuple(plans),
+        predictor_kind=kind, searched_by=f"{trained.measure.name}, {trained.measure.unit}", devices=tuple(plans),
     )  # fmt: skip
 
 
-def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
-    """The predictor of the run and its agreement on samples left out; None where no device leaves a choice."""
-    request, subnets = trained.network.request, trained.subnets
+def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None, Metric]:
+    """The predictor of the run, its agreement on samples left out, and the metric that its quality stands for.
+
+    None where no device leaves a choice.
+    """
+    request = trained.network.request
     if not any(choice.has_choice for choice in trained.choices):
-        return None, None
+        return None, None, Metric()
+    samples = _samples(trained)
+    metric = trained.measure.metric_of(samples)
     if (request.out / AGREEMENT).is_file() and (request.out / PREDICTOR).is_file():
         told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
-        return load(request.out / PREDICTOR), told
-    space = subnets.supernet.space
-    accounting = Accounting.of(trained.table, space)
-    names = "/".join(sample.name for sample in trained.held_out)
-    owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{names}"
-    samples = collect(
-        space, accounting, _Target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
-    )
+        return load(request.out / PREDICTOR), told, metric
+    space = trained.subnets.supernet.space
     kept = len(samples) - max(2, round(LEFT_OUT * len(samples)))
     net, kinds, noise = train(space, samples[:kept])
     told = agreement(net, samples[kept:]).model_copy(update={"noise": noise})
     errors = ", ".join(f"{kind} {one.rmse:.3f}" for kind, one in kinds.items())
-    note(f"predictor: {net.KIND} (error on the samples that chose: {errors})")
+    note(f"predictor: {net.KIND} (error on the samples that chose: {errors} {trained.measure.unit})")
     sizes = sorted({kept // 2, *(size for size in CURVE_SIZES if size < kept)})
     curve = learning_curve(
         lambda some: train(space, some).predictor, samples[:kept], samples[kept:], [size for size in sizes if size >= 4]
@@ -150,22 +149,38 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None]:
     write_json(request.out / CURVE, {str(size): one.model_dump() for size, one in curve.items()})
     net.save(request.out / PREDICTOR)
     write_text(request.out / AGREEMENT, told.model_dump_json(indent=1) + "\n")
-    return net, told
+    return net, told, metric
+
+
+def _samples(trained: Trained) -> list[Measured]:
+    """Subnets with their true quality; those of an earlier call are read again."""
+    request, space = trained.network.request, trained.subnets.supernet.space
+    accounting = Accounting.of(trained.table, space)
+    names = "/".join(sample.name for sample in trained.measure.samples)
+    owner = f"{values_digest(request.out / STATE)}/{request.calibration_count}/{names}"
+    if trained.measure.name != trained.network.loaded.workload.metric:
+        owner += f"/{trained.measure.name}"
+    return collect(
+        space, accounting, _Target(trained), request.samples, seed=request.seed, owner=owner, path=request.out / SAMPLES
+    )
 
 
 class _Target:
     """What the predictor learns: quality, for images no lower than LARGEST_DROP below 8 bits in the same form."""
 
     def __init__(self, trained: Trained) -> None:
-        self.workload, self.held_out, self.subnets = trained.network.loaded.workload, trained.held_out, trained.subnets
+        self.measure, self.subnets = trained.measure, trained.subnets
+        self.images = not isinstance(trained.network.loaded.workload, Classification)
         self.wide: dict[int, float] = {}
 
     def __call__(self, configuration: Configuration) -> Scored:
-        with self.subnets.network(configuration) as predict, torch.inference_mode():
-            found = self.workload.evaluate(predict, self.held_out)
-        form = configuration.form
-        if isinstance(self.workload, Classification) or form is None:
-            return Scored(found.mean, found.extra)
+        found, form = self._of(configuration), configuration.form
+        if not self.images or form is None:
+            return found
         if form.index not in self.wide:
-            self.wide[form.index] = self.subnets.quality(self.subnets.supernet.space.uniform(8, form))
-        return Scored(max(found.mean, self.wide[form.index] - LARGEST_DROP), found.extra)
+            self.wide[form.index] = self._of(self.subnets.supernet.space.uniform(8, form)).value
+        return Scored(max(found.value, self.wide[form.index] - LARGEST_DROP), found.extra)
+
+    def _of(self, configuration: Configuration) -> Scored:
+        with self.subnets.network(configuration) as predict:
+            return self.measure(predict)

@@ -30,11 +30,11 @@ from search.eqnet.export import Target
 from search.eqnet.genes import GeneMap
 from search.eqnet.genetic import GeneticSettings, check_reachable
 from search.eqnet.predictor import Predictor
+from search.eqnet.quality import Measure, Metric
 from search.eqnet.repair import Limit
-from search.eqnet.space import ElasticSpace
+from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.layer_sensitivity import evaluator, restricted
-from workloads.workload import Sample
 
 DEVICE = "device.json"
 ATTEMPTS = 3
@@ -45,15 +45,20 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained supernet with all that devices are searched with. `held_out`: what qualities are told on."""
+    """A trained supernet with all that devices are searched with. `measure`: what a search maximises."""
 
     network: Network
     table: LayerTable
     choices: tuple[DeviceChoice, ...]
-    held_out: tuple[Sample, ...]
+    measure: Measure
     subnets: Subnets
     float_quality: float
     label: str
+
+    def quality(self, configuration: Configuration) -> float:
+        """What a search maximises, of a subnet."""
+        with self.subnets.network(configuration) as predict:
+            return self.measure(predict).value
 
 
 def choice_for(request: EqnetRequest, device: str, table: LayerTable, space: ElasticSpace) -> DeviceChoice:
@@ -78,9 +83,12 @@ def _limits(request: EqnetRequest, choice: DeviceChoice, table: LayerTable, spac
     return (Limit.of(Accounting.of(table, space).size(in_float), request.budget_size),)
 
 
-def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | None, folder: Path) -> DevicePlan:
+def device_plan(
+    trained: Trained, choice: DeviceChoice, predictor: Predictor | None, metric: Metric, folder: Path
+) -> DevicePlan:
     """Search, export, build, time and describe; what was done before is read again.
 
+    `metric`: the task's metric that a quality of the predictor stands for.
     ConstraintError where the engine was timed and no member keeps the budget; VerificationError for layers that did not
     execute as planned or are not legal there. A device that failed is no device that was done before.
     """
@@ -90,7 +98,7 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     network, space = trained.network, trained.subnets.supernet.space
     precision = _float_precision(choice)
     cost = device_cost(choice, trained.table, space, trained.subnets.supernet.template, precision)
-    found, cost, deployed = _deployed(trained, choice, predictor, cost, folder)
+    found, cost, deployed = _deployed(trained, choice, predictor, metric, cost, folder)
     if deployed.built is not None:
         deployed.built.audit.require()
     illegal = illegal_layers(deployed.model.plan, choice.profile, trained.table)
@@ -103,6 +111,10 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
     if deployed.why_not_here is not None:
         notes.append(f"the engine was built and audited, but not run: {deployed.why_not_here}")
     built, final = deployed.built, deployed.model
+    quality = trained.subnets.evaluate(final.simulate())
+    if predictor is None or not choice.has_choice:
+        # Nothing was predicted: the one member was evaluated.
+        metric = Metric([found.chosen.true], [quality])
     if built is not None and built.without_kernel:
         notes.append(f"without integer kernel, left in float: {', '.join(built.without_kernel)}")
     result = DevicePlan(
@@ -112,19 +124,22 @@ def device_plan(trained: Trained, choice: DeviceChoice, predictor: Predictor | N
         runs_as=choice.runs_as, in_float=choice.in_float, cost=found.cost, unit=cost.unit,
         cost_source=f"{cost.source}, input of {trained.table.input_shape[2]}x{trained.table.input_shape[3]}",
         latency=None if deployed.timed is None else EngineLatency.of(deployed.timed),
-        predicted=found.chosen.predicted, quality=trained.subnets.evaluate(final.simulate()),
+        predicted=metric(found.chosen.predicted), quality=quality,
         float_quality=trained.float_quality, evaluated=evaluated, size_bytes=final.size_bytes,
         integer_layers=None if built is None else _on_integers(built.audit),
         engine=None if built is None else f"{folder.name}/{ENGINE}", folder=folder.name, notes=tuple(notes),
-        front=tuple(FrontPoint(cost=m.cost, quality=m.quality, widths=tuple((int(w), int(a)) for w, a in m.bits))
-                    for m in found.front),
+        front=tuple(
+            FrontPoint(cost=m.cost, quality=metric(m.quality), searched=m.quality,
+                       widths=tuple((int(w), int(a)) for w, a in m.bits))
+            for m in found.front
+        ),
     )  # fmt: skip
     write_text(folder / DEVICE, result.model_dump_json(indent=1) + "\n")
     return result
 
 
 def _deployed(
-    trained: Trained, choice: DeviceChoice, predictor: Predictor | None, cost: LayerCosts, folder: Path
+    trained: Trained, choice: DeviceChoice, predictor: Predictor | None, metric: Metric, cost: LayerCosts, folder: Path
 ) -> tuple[DeviceFound, LayerCosts, Deployed]:
     """The search, the costs that it was made with, and what came of it.
 
@@ -150,7 +165,7 @@ def _deployed(
     for _ in range(ATTEMPTS):
         try:
             found = search_device(
-                choice, space, cost, predictor if choice.has_choice else None, trained.subnets.quality, settings
+                choice, space, cost, predictor if choice.has_choice else None, trained.quality, settings, metric
             )
         except ConstraintError:
             # Costs that an engine has corrected may leave no member; one that kept the budget is still there.

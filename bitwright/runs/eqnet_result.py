@@ -13,12 +13,13 @@ from search.eqnet.predictor import Agreement
 
 
 class FrontPoint(BaseModel):
-    """A member of a device's front: predicted cost and predicted quality."""
+    """A member of a device's front: predicted cost and quality, in the task's metric and as the search maximised it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cost: float
     quality: float
+    searched: float | None = Field(default=None, description="null in results that are older")
     widths: tuple[tuple[int, int], ...]
 
 
@@ -89,7 +90,10 @@ class DevicePlan(BaseModel):
 
 
 class EqnetResult(BaseModel):
-    """All devices of a run. `method`: EQ-Net, or an adaptation of it, which is marked as such."""
+    """All devices of a run. `method`: EQ-Net, or an adaptation of it, which is marked as such.
+
+    `searched_by`: the quality that the predictor learnt and the searches maximised, with its unit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,6 +103,7 @@ class EqnetResult(BaseModel):
     unit: str
     predictor: Agreement | None = Field(description="on samples left out; null: no device had a choice")
     predictor_kind: str | None = None
+    searched_by: str = ""
     devices: tuple[DevicePlan, ...]
 
     def lines(self) -> list[str]:
@@ -109,8 +114,8 @@ class EqnetResult(BaseModel):
             error = "" if told.kendall_error is None else f" ± {told.kendall_error:.3f}"
             noise = "" if told.noise is None else f", of which the samples' own noise is {told.noise:.3f}"
             shown.append(
-                f"predictor ({self.predictor_kind}) on {told.samples} samples left out: Kendall {told.kendall:.3f}"
-                f"{error}, RMSE {told.rmse:.3f} {self.unit}{noise}"
+                f"predictor of {self.searched_by} ({self.predictor_kind}) on {told.samples} samples left out: "
+                f"Kendall {told.kendall:.3f}{error}, RMSE {told.rmse:.3f}{noise}"
             )
         for plan in self.devices:
             widths = sorted({f"w{w}a{a}" for w, a in plan.widths.values()})

@@ -14,7 +14,7 @@ from bitwright.runs.recovery import settings_for
 from compress.graph import load_graph
 from compress.nm_pattern import Sparsity
 from compress.recovery.mask_settings import MaskSettings
-from compress.recovery.scores import logit_agreement
+from compress.recovery.scores import LogitAgreement
 from compress.recovery.settings import RecoverySettings
 from compress.recovery.train_masks import TrainedMasks, train_masks
 from compress.sparsity.diagnostics import Row
@@ -73,7 +73,7 @@ def train(job: Job) -> TrainedMasks:
         workload.training(job.request.data, settings.patch, job.request.seed, stretched=job.request.stretched),
         settings,
         masks,
-        score=logit_agreement(dense, job.held_out) if isinstance(workload, Classification) else job.evaluate,
+        score=LogitAgreement(dense, job.held_out) if isinstance(workload, Classification) else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
         start=start,

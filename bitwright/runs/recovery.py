@@ -9,7 +9,7 @@ from bitwright.foundation.progress import note
 from bitwright.runs.job import Job
 from compress.compressed import CompressedModel
 from compress.recovery.recover import Recovered, recover
-from compress.recovery.scores import logit_agreement
+from compress.recovery.scores import LogitAgreement
 from compress.recovery.settings import Arithmetic, RecoverySettings
 from compress.training.processes import NOTHING, give_order
 from workloads.classification.task import Classification
@@ -71,7 +71,7 @@ def train(job: Job) -> Recovered:
         teacher,
         workload.training(job.request.data, settings.patch, job.request.seed, stretched=job.request.stretched),
         settings,
-        score=logit_agreement(teacher, job.held_out) if classifies else job.evaluate,
+        score=LogitAgreement(teacher, job.held_out) if classifies else job.evaluate,
         task_loss=workload.loss,
         folder=job.run.path / FOLDER,
         real=job.balanced,

@@ -5,7 +5,7 @@ Accuracy on held-out images moves in steps of one image, and a classifier may ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,26 +13,30 @@ from torch import Tensor
 from workloads.workload import Predict, Sample
 
 
-def logit_agreement(teacher: Predict, samples: Sequence[Sample]) -> Callable[[Predict], float]:
+class LogitAgreement:
     """A score of classifiers: minus the mean squared error of their logits over the teacher's variance; 0 is best.
 
     `samples` hold batches [n, ...] on the CPU; the teacher's logits [n, classes] are computed once, here. Logits are
     taken without their mean over the classes, which no probability depends on. Not the divergence of probabilities: on
     images that a classifier is sure of it is next to nothing, and a few others decide.
     """
-    with torch.inference_mode():
-        wanted = [_centred(teacher(sample.input)) for sample in samples]
-        scale = float(torch.cat(wanted).square().mean())
-    count = sum(logits.numel() for logits in wanted)
 
-    def score(predict: Predict) -> float:
-        total = 0.0
+    def __init__(self, teacher: Predict, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+        with torch.inference_mode():
+            self._wanted = [_centred(teacher(sample.input)) for sample in samples]
+            self._scale = float(torch.cat(self._wanted).square().mean())
+        self._count = sum(logits.numel() for logits in self._wanted)
+
+    def __call__(self, predict: Predict) -> float:
+        """The score of a network."""
         with torch.no_grad():
-            for sample, logits in zip(samples, wanted, strict=True):
-                total += float((_centred(predict(sample.input)) - logits).square().sum())
-        return -total / count / scale
+            return self.of(predict(sample.input) for sample in self._samples)
 
-    return score
+    def of(self, logits: Iterable[Tensor]) -> float:
+        """The score of what a network gave for each batch, [n, classes] each."""
+        errors = ((_centred(found) - wanted).square().sum() for found, wanted in zip(logits, self._wanted, strict=True))
+        return -sum(map(float, errors)) / self._count / self._scale
 
 
 def _centred(logits: Tensor) -> Tensor:

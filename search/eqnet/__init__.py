@@ -9,6 +9,7 @@ recommended form differ, the recommended one is the default and the text says so
   `distribution`)
 - `export`, `Subnets`: from a subnet to integers, its norms calibrated or its biases corrected (`export`, `norms`,
   `subnets`)
+- `Measure`, `Metric`: the quality that is searched for, and the task's metric that it stands for (`quality`)
 - `Predictor`: quality from widths and form (`predictor`, `cqap`, `noise_regression`, `gaussian_process`, `regression`,
   `predictor_choice`, `encoder`, `samples`)
 - `evolve`, `front`, `verify`: the search and its costs (`genetic`, `genes`, `repair`, `pareto`, `verification`,
@@ -30,6 +31,7 @@ from search.eqnet.noise_regression import NoiseRegression
 from search.eqnet.norms import Calibrator
 from search.eqnet.pareto import front
 from search.eqnet.predictor import Agreement, Predictor
+from search.eqnet.quality import Measure, Metric
 from search.eqnet.repair import Limit
 from search.eqnet.settings import EqnetSettings
 from search.eqnet.space import Configuration, ElasticSpace, LayerChoice
@@ -59,6 +61,8 @@ __all__ = [
     "LayerChoice",
     "LayerCosts",
     "Limit",
+    "Measure",
+    "Metric",
     "NoiseRegression",
     "OffsetMode",
     "Predictor",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +25,8 @@ class DeviceSearchSettings:
     """What is searched for, and how long.
 
     `budget`: largest cost of the network, in the unit of the cost; `limits`: of other costs. Without any of them, the
-    cheapest of the front is taken that is within `tolerance` (unit of the quality) of the best. `verified`: members
-    that are evaluated truly; `candidates`: of the search for the front.
+    cheapest of the front is taken that is within `tolerance` (unit of the task's metric) of the best. `verified`:
+    members that are evaluated truly; `candidates`: of the search for the front.
     """
 
     budget: float | None = None
@@ -51,9 +51,11 @@ class DeviceFound:
 
 def search_device(
     choice: DeviceChoice, space: ElasticSpace, cost: LayerCosts, predictor: Predictor | None, evaluate: Evaluate,
-    settings: DeviceSearchSettings,
+    settings: DeviceSearchSettings, metric: Callable[[float], float] = float,
 ) -> DeviceFound:  # fmt: skip
     """The best member for a device. `predictor` may be None where the device leaves no choice.
+
+    `metric`: what a quality is in the task's metric, never falling.
 
     ConstraintError where no member keeps the budget and the limits.
     """
@@ -78,23 +80,27 @@ def search_device(
         best = evolve(genes, fitness, limits, settings.genetic)
         pairs = [(configuration_of(b, choice.form), float(f)) for b, f in zip(best.bits, best.fitness, strict=True)]
     else:
-        pairs = [(configuration_of(m.bits, choice.form), m.quality) for m in _near(members, settings)]
+        pairs = [(configuration_of(m.bits, choice.form), m.quality) for m in _near(members, settings, metric)]
     checked = verify(pairs, evaluate, settings.verified)
     prices = {one.configuration.key: float(cost(bits_of([one.configuration]))[0]) for one in checked}
     chosen = checked[0]
     if not limits:
-        near = [one for one in checked if one.true >= checked[0].true - settings.tolerance]
+        least = metric(checked[0].true) - settings.tolerance
+        near = [one for one in checked if metric(one.true) >= least]
         chosen = min(near, key=lambda one: (prices[one.configuration.key], -one.true))
     return DeviceFound(chosen, prices[chosen.configuration.key], tuple(members), tuple(checked))
 
 
-def _near(members: Sequence[FrontMember], settings: DeviceSearchSettings) -> list[FrontMember]:
+def _near(
+    members: Sequence[FrontMember], settings: DeviceSearchSettings, metric: Callable[[float], float]
+) -> list[FrontMember]:
     """As many members as are evaluated truly, the best predicted first, spread over those that may be near it.
 
     A prediction may be as wrong as the tolerance, so that those of twice of it may be.
     """
     ordered = sorted(members, key=lambda m: -m.quality)
-    near = [m for m in ordered if m.quality >= ordered[0].quality - 2 * settings.tolerance]
+    least = metric(ordered[0].quality) - 2 * settings.tolerance
+    near = [m for m in ordered if metric(m.quality) >= least]
     places = np.linspace(0, len(near) - 1, min(settings.verified, len(near)))
     return [near[place] for place in np.unique(places.round().astype(int))]
 

@@ -165,7 +165,10 @@ def _read(path: Path, owner: str) -> dict[str, Scored]:
     try:
         head, *rest = [json.loads(line) for line in whole.splitlines()]
         if head["owner"] != owner:
-            raise UsageError(f"{path} holds samples of another supernet, space or set of images; choose another --out")
+            raise UsageError(
+                f"{path} holds samples of another supernet, space, quality or set of images; delete it to evaluate "
+                "subnets anew, or choose another --out"
+            )
         return {
             Configuration.of(entry["layers"]).key: Scored(float(entry["value"]), dict(entry.get("extra", {})))
             for entry in rest

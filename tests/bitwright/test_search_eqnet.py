@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.eqnet_request import EqnetRequest
@@ -22,6 +23,7 @@ from search.eqnet.guidance import LogitDistance
 from search.eqnet.supernet import trainable_graph
 from tests.bitwright.job_helpers import DEVICE, command, read_json, some_photos, tiny_checkpoint
 from tests.marks import on_x86
+from workloads.classification.cifar_sheets import read_split
 from workloads.loading import load_checkpoint
 
 SMALL = (
@@ -242,3 +244,32 @@ def test_norms_of_a_classifier_have_the_statistics_of_training(
     assert ended.code == 0, ended.err
     (device,) = json.loads(ended.out)["devices"]
     assert device["quality"] > device["float_quality"] - 1.5
+
+
+def test_a_classifier_is_searched_by_its_logits_and_told_in_top_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = data / "classification" / "checkpoints" / "resnet20_cifar10.pth"
+    images = read_split(data / "classification" / "cifar10", "test", 32, 10)
+    for label in range(10):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True)
+        for number, pixels in enumerate(images.images[images.labels == label][:8]):
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    words = ["search", "eqnet", checkpoint, "--data", tmp_path / "images", "--out", tmp_path / "run"]
+    quick = ["--steps", "1", "--set", "batch=8", "--calibration-count", "16", "--samples", "8", "--generations", "3"]
+    ended = command(capsys, *words, *quick, "--candidates", "120", "--device", "fpga-dataflow", "--json")
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)
+    assert (result["metric"], result["searched_by"]) == ("top-1", "SQNR of logits, dB")
+    _, *lines = map(json.loads, (tmp_path / "run" / "samples.jsonl").read_text().splitlines())
+    tops = [line["extra"]["top-1"] for line in lines]
+    (device,) = result["devices"]
+    searched, told = ([point[key] for point in device["front"]] for key in ("searched", "quality"))
+    assert searched == sorted(searched)
+    assert told == sorted(told)
+    assert min(tops) <= min(told) <= max(told) <= max(tops)
+    assert min(tops) <= device["predicted"] <= max(tops)
+    assert all(-20 < line["value"] < 40 for line in lines)
+    again = command(capsys, *words, *quick, "--candidates", "120", "--device", "fpga-dataflow", "--json", "--resume")
+    assert json.loads(again.out) == result

@@ -198,6 +198,14 @@ def test_members_that_are_evaluated_reach_to_the_cheapest_that_may_be_near_the_b
     assert found.chosen.true >= found.checked[0].true - 1.0
     # Of the three best predicted none is as cheap.
     assert found.cost < min(m.cost for m in found.front[-3:])
+    # What costs nothing in the task's metric is not paid for: all that is near the best there is equal.
+    flat = search_device(
+        choice, SPACE, cost, cast("Predictor", Exact()), _quality, settings,
+        lambda quality: min(quality, found.checked[0].true - 2.0),
+    )  # fmt: skip
+    assert flat.chosen.true < found.chosen.true
+    assert flat.chosen.true >= found.checked[0].true - 4.0
+    assert flat.cost < found.cost
 
 
 def test_quality_of_a_subnet_is_that_of_its_exported_integers() -> None:

@@ -184,6 +184,7 @@ def test_times_are_added_to_a_latency_table(copy: Path, capsys: Capture, tmp_pat
     assert (row.network, row.input_shape, row.kernels) == ("plain", (1, 3, 32, 32), ())
 
 
+@pytest.mark.long  # The job of `test_job_arm` tells the same.
 @pytest.mark.skipif(arm_python() is None, reason="there is no Arm machine: python tests/deploy/aarch64.py makes one")
 def test_an_emulated_processor_tells_outputs_and_no_times(copy: Path, capsys: Capture, tmp_path: Path) -> None:
     size = ("--seconds", "0.1", "--input-size", "32x32")

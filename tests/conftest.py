@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu_match, "driver_gpu", none)
+
+
+def pytest_runtest_setup() -> None:
+    """Where a test has brought the ONNX exporter in, have those after it share what it reads."""
+    if "torch.onnx._internal.exporter._registration" in sys.modules:
+        from tests.onnx_operators import read_once
+
+        read_once()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,7 +12,7 @@ from tests.bitwright.job_helpers import DEVICE, Ended, command
 SETTINGS = ("calibration_count=8", "calibration_size=32", "iterations=20")
 WORDS = (
     *(word for setting in SETTINGS for word in ("--set", setting)),
-    *("--measure-seconds", "0.2", "--input-size", "64x64"),
+    *("--measure-seconds", "0.1", "--input-size", "64x64"),
 )
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from bitwright.cli.app import run
@@ -21,7 +23,7 @@ from workloads.super_resolution.models.plain import PlainSR, PlainSRConfig
 DEVICE = "x86-avx512-vnni-bf16"
 QUICK = (
     *("--calibration-count", "8", "--calibration-size", "32", "--iterations", "20"),
-    *("--measure-seconds", "0.3", "--input-size", "64x64"),
+    *("--measure-seconds", "0.1", "--input-size", "64x64"),
 )
 
 
@@ -95,6 +97,20 @@ def some_photos(data: Path, folder: Path, count: int = 5) -> Path:
     folder.mkdir()
     for path in sorted((data / "sr" / "test" / "Set5").glob("*.png"))[:count]:
         shutil.copy(path, folder)
+    return folder
+
+
+def some_labelled_images(data: Path, folder: Path, test: int = 500, train: int | None = None) -> Path:
+    """CIFAR-10 with its first `test` images to evaluate on and its first `train` of the others, or all of them."""
+    source = data / "classification" / "cifar10"
+    folder.mkdir()
+    for path in source.glob("train*") if train is None else ():
+        (folder / path.name).symlink_to(path)
+    for split, name, count in (("test", "test.png", test), ("train", "train_0.png", train)):
+        if count is not None:
+            with Image.open(source / name) as sheet:
+                sheet.crop((0, 0, sheet.width, 32 * 32 * count // sheet.width)).save(folder / f"{split}.png")
+            np.save(folder / f"{split}_labels.npy", np.load(source / f"{split}_labels.npy")[:count])
     return folder
 
 

@@ -73,7 +73,7 @@ def killed_at_random(words: list[str], out: Path, moments: random.Random) -> Non
 def test_killed_at_random_moments_and_resumed(data: Path, tmp_path: Path) -> None:
     net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     out = tmp_path / "run"
-    words = curve_words(net, photos, out, "--runtime", "openvino", "--points", "2", "--resume")
+    words = curve_words(net, photos, out, "--runtime", "onnxruntime", "--points", "2", "--resume")
     moments = random.Random(3)
     kept: dict[str, bytes] = {}
     for _ in range(KILLS):

@@ -12,6 +12,7 @@ from PIL import Image
 
 import bitwright
 from bitwright.report.tradeoff_curve import Kind, TradeoffCurve
+from bitwright.runs import curve_costs
 from compress.plan import Plan
 from deploy.audit import Audit
 from deploy.engines import load_engine, read_spec
@@ -39,6 +40,8 @@ class Made:
 
 
 POINTS = {"openvino": "3", "onnxruntime": "1"}
+BRIEF = 0.2
+"""Seconds of timing for the kernels of each plan; the default is for real networks."""
 
 
 @pytest.fixture(scope="module", params=sorted(POINTS))
@@ -50,7 +53,9 @@ def made(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.Te
     net, photos = tiny_checkpoint(folder), some_photos(data, folder / "photos")
     result = Made(net, photos, folder / "run", request.param)
     words = ("--runtime", request.param, "--points", POINTS[request.param])
-    assert run(curve_words(net, photos, result.run, *words)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve_costs, "PROFILE_SECONDS", BRIEF)
+        assert run(curve_words(net, photos, result.run, *words)) == 0
     return result
 
 
@@ -169,16 +174,17 @@ def test_the_table_shows_every_point(
 
 
 def test_a_table_of_another_machine_is_used_with_a_warning(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(curve_costs, "PROFILE_SECONDS", BRIEF)
     net, photos, out = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos"), tmp_path / "run"
-    kernel = Kernel(op="Convolution", precision="int8", inputs=(), outputs=())
+    kernel = Kernel(op="Conv", precision="int8", inputs=(), outputs=())
     row = LatencyRow(
-        profile="x86-avx2", runtime="openvino", runtime_version="1", threads=1, kernel=kernel, n=9, source="test",
+        profile="x86-avx2", runtime="onnxruntime", runtime_version="1", threads=1, kernel=kernel, n=9, source="test",
         ms=Quantiles(p10=1, p50=1, p90=1, mean=1), fingerprint="0123456789abcdef", created="2026-01-01",
     )  # fmt: skip
     append(tmp_path / "table.jsonl", row)
-    words = ("--runtime", "openvino", "--points", "1", "--table", str(tmp_path / "table.jsonl"))
+    words = ("--runtime", "onnxruntime", "--points", "1", "--table", str(tmp_path / "table.jsonl"))
     ended = run_curve(capsys, net, photos, out, *words)
     assert ended.code == 0, ended.err
     assert "measured in another environment" in ended.err
@@ -192,7 +198,7 @@ def test_a_table_of_another_machine_is_used_with_a_warning(
 
 
 def test_from_python(made: Made) -> None:
-    settings = {"calibration_count": 8, "calibration_size": 32, "iterations": 20, "measure_seconds": 0.2}
+    settings = {"calibration_count": 8, "calibration_size": 32, "iterations": 20, "measure_seconds": 0.1}
     result = bitwright.curve(
         made.checkpoint,
         device="x86-avx512-vnni-bf16",

@@ -44,6 +44,8 @@ def test_what_is_compressed_here_executes_there_as_planned(
     assert taken.code == 0, taken.err
     shown = " ".join(taken.out.split())
     assert "emulated by qemu-aarch64: the outputs count, the times say nothing of a device" in shown
+    assert "largest difference of the output there from the output here: engine" in shown
+    assert "speed-up" not in shown
     assert "median" not in shown
     assert "executed there as planned: 3 int8" in shown
     assert "this is not the machine that the run's report was measured on" not in shown

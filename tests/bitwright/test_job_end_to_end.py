@@ -95,7 +95,7 @@ def test_the_other_verbs(copy: Path, capsys: Capture) -> None:
     ended = command(capsys, "verify", copy)
     assert ended.code == 0, ended.err
     assert "executed as planned: 3 int8" in ended.out
-    ended = command(capsys, "measure", copy, "--seconds", "0.2", "--input-size", "32x40", "--json")
+    ended = command(capsys, "measure", copy, "--seconds", "0.1", "--input-size", "32x40", "--json")
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["latency"]["input_shape"] == [1, 3, 32, 40]
     assert list((copy / "measurements").iterdir())
@@ -149,7 +149,7 @@ def test_a_layer_that_runs_in_float_fails_verification(copy: Path, capsys: Captu
 
 def test_a_bundle_is_measured_by_hand_and_taken_back(copy: Path, capsys: Capture, tmp_path: Path) -> None:
     name = f"{HOSTILE}.pyz"
-    written = command(capsys, "bundle", copy, "--out", tmp_path / name, "--seconds", "0.2", "--input-size", "32x40")
+    written = command(capsys, "bundle", copy, "--out", tmp_path / name, "--seconds", "0.1", "--input-size", "32x40")
     assert written.code == 0, written.err
     over = command(capsys, "bundle", copy, "--out", copy / "plan.json").refusal()
     assert "is a file that is no bundle; choose another --out" in over
@@ -184,6 +184,7 @@ def test_times_are_added_to_a_latency_table(copy: Path, capsys: Capture, tmp_pat
     assert (row.network, row.input_shape, row.kernels) == ("plain", (1, 3, 32, 32), ())
 
 
+@pytest.mark.long  # The job of `test_job_arm` tells the same.
 @pytest.mark.skipif(arm_python() is None, reason="there is no Arm machine: python tests/deploy/aarch64.py makes one")
 def test_an_emulated_processor_tells_outputs_and_no_times(copy: Path, capsys: Capture, tmp_path: Path) -> None:
     size = ("--seconds", "0.1", "--input-size", "32x32")
@@ -220,7 +221,7 @@ def test_a_run_is_measured_over_ssh(copy: Path, capsys: Capture, tmp_path: Path)
     (tmp_path / "server").mkdir()
     server = start_server(tmp_path / "server")
     far = ("--on", server.address, "--ssh-config", server.config, "--python", sys.executable)
-    place = ("--remote-folder", tmp_path / "there", "--seconds", "0.2", "--input-size", "32x40")
+    place = ("--remote-folder", tmp_path / "there", "--seconds", "0.1", "--input-size", "32x40")
     try:
         measured = command(capsys, "measure", copy, *far, *place)
         assert measured.code == 0, measured.err
@@ -243,7 +244,7 @@ def test_a_run_is_measured_over_ssh(copy: Path, capsys: Capture, tmp_path: Path)
 
 
 def test_a_run_is_measured_over_adb(copy: Path, capsys: Capture, tmp_path: Path) -> None:
-    brief = ("--remote-folder", tmp_path / "there", "--seconds", "0.2", "--input-size", "32x40")
+    brief = ("--remote-folder", tmp_path / "there", "--seconds", "0.1", "--input-size", "32x40")
     with adb_device() as device:
         words = ("measure", copy, "--on", device.address, "--python", sys.executable, *brief)
         measured = command(capsys, *words)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from hw_profiles.loading import CATALOGUE
-from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos
+from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_labelled_images, some_photos
 
 
 @pytest.mark.engine
@@ -93,12 +93,12 @@ def test_a_network_that_cannot_run_on_integers_at_all_ends_with_exit_code_4(
 def test_a_classifier_runs_on_integers(
     runtime: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = data / "classification" / "cifar10"
+    images = some_labelled_images(data, tmp_path / "cifar10", test=1000, train=1000)
     checkpoint = data / "classification" / "checkpoints" / "resnet20_cifar10.pth"
     more = ("--eval", images, "--runtime", runtime, "--no-reconstruct", "--calibration-count", "64")
     ended = compress(capsys, checkpoint, images, tmp_path / "run", *more)
     assert ended.code == 0, ended.err
     report = read_json(tmp_path / "run" / "report.json")
-    assert report["quality"]["float"]["mean"] == pytest.approx(92.30, abs=0.03)
+    assert report["quality"]["float"]["mean"] == pytest.approx(92.9, abs=0.03)
     assert report["quality"]["drop"] < 0.5
     assert report["audit"]["executed"] == {"int8": 20}

@@ -18,7 +18,15 @@ from deploy.engines import torch_compile
 from deploy.torch_aot.compile import compile_network
 from deploy.torch_aot.network import OnnxNetwork
 from hw_profiles import list_profiles
-from tests.bitwright.job_helpers import Ended, command, compress, for_a_gpu_elsewhere, read_json, tiny_checkpoint
+from tests.bitwright.job_helpers import (
+    Ended,
+    command,
+    compress,
+    for_a_gpu_elsewhere,
+    read_json,
+    some_labelled_images,
+    tiny_checkpoint,
+)
 from tests.marks import GPU, needs_compiler, needs_gpu
 
 W4A16 = ("--device", "rtx-4090", "--precision", "w4a16")
@@ -61,8 +69,8 @@ def transformer():
 
 
 @pytest.fixture
-def images(data: Path) -> Path:
-    return data / "classification" / "cifar10"
+def images(data: Path, tmp_path: Path) -> Path:
+    return some_labelled_images(data, tmp_path / "cifar10")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from bitwright.runs.request import CompressRequest
 from bitwright.runs.stages import nearest, reconstructed
 from compress.compressed import CompressedModel
 from compress.recovery.settings import Arithmetic
-from tests.bitwright.job_helpers import DEVICE, compress, read_json, some_photos, tiny_checkpoint, tiny_request
+from tests.bitwright.job_helpers import DEVICE, command, compress, read_json, some_photos, tiny_checkpoint, tiny_request
 
 
 @pytest.mark.engine
@@ -77,32 +77,26 @@ def test_recovery_is_off_by_default_and_takes_one_length(data: Path, tmp_path: P
         pytest.param(("--sparsity", "1:4", "--sparsity-method", "sr_ste"), id="sparse"),
     ],
 )
-def test_two_processes_train_one_job(data: Path, tmp_path: Path, masks: tuple[str, ...]) -> None:
+def test_two_processes_train_one_job(
+    data: Path, tmp_path: Path, masks: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     net, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos")
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    quick = ("--calibration-count", "8", "--calibration-size", "32", "--no-reconstruct", "--measure-seconds", "0.1")
+    words = ["compress", net, "--device", DEVICE, "--data", photos, "--recover", "6", *quick, *masks, "--out"]
+    alone = command(capsys, *words, tmp_path / "alone")
+    assert alone.code == 0, alone.err
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "bitwright", *map(str, words), str(tmp_path / "two")], env=environment, cwd=tmp_path,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
     drops, stages = {}, ("sparse", "recovered") if masks else ("recovered",)
-    for name, start in {"alone": [sys.executable], "two": torchrun}.items():
-        out = tmp_path / name
-        words = ["compress", net, "--device", DEVICE, "--data", photos, "--out", out, "--recover", "6"]
-        words += [
-            "--calibration-count",
-            "8",
-            "--calibration-size",
-            "32",
-            "--no-reconstruct",
-            "--measure-seconds",
-            "0.2",
-            *masks,
-        ]
-        done = subprocess.run(
-            [*start, "-m", "bitwright", *map(str, words)], env=environment, cwd=tmp_path, capture_output=True,
-            text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("report.html") == 1
-        lines = map(json.loads, (out / "journal.jsonl").read_text().splitlines())
+    for name, out in (("alone", alone.out), ("two", done.stdout)):
+        assert out.count("report.html") == 1
+        lines = map(json.loads, (tmp_path / name / "journal.jsonl").read_text().splitlines())
         drops[name] = {e["stage"]: e["values"]["drop"] for e in lines if e["stage"] in stages}
     for stage in stages:
         assert drops["two"][stage] == pytest.approx(drops["alone"][stage], abs=1e-3), stage

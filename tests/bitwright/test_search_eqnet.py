@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bitwright.cli.app import run
 from bitwright.foundation.errors import UsageError
 from bitwright.runs.eqnet_request import EqnetRequest
 from compress.compressed import CompressedModel
@@ -28,7 +29,7 @@ from workloads.loading import load_checkpoint
 
 SMALL = (
     "--measure-seconds",
-    "0.3",
+    "0.1",
     "--steps",
     "2",
     "--set",
@@ -105,16 +106,24 @@ def test_one_supernet_gives_eight_devices_their_own_form(
     assert "another steps" in command(capsys, *words, "--resume", "--steps", "3").refusal()
 
 
+def emulated_words(folder: Path, data: Path, *more: str | Path) -> list[str]:
+    """A search among the widths that a device emulates, which is predicted."""
+    checkpoint, photos = tiny_checkpoint(folder), some_photos(data, folder / "photos", 4)
+    small = ("--samples", "16", "--candidates", "120", "--generations", "3", "--emulated", "--device", DEVICE)
+    return list(map(str, ("search", "eqnet", checkpoint, "--data", photos, *SMALL, *small, *more)))
+
+
+@pytest.fixture(scope="module")
+def emulated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a search without a budget."""
+    folder = tmp_path_factory.mktemp("emulated")
+    assert run(emulated_words(folder, data, "--out", folder / "run")) == 0
+    return folder / "run"
+
+
 @on_x86
-def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
-    small = ("--samples", "16", "--candidates", "120", "--generations", "3")
-    words = ("search", "eqnet", checkpoint, "--data", photos, "--out", tmp_path / "run", *SMALL, *small, "--emulated")
-    ended = command(capsys, *words, "--device", DEVICE, "--json")
-    assert ended.code == 0, ended.err
-    result = json.loads(ended.out)
+def test_widths_that_a_device_emulates_are_searched_with_a_predictor(emulated: Path) -> None:
+    result = read_json(emulated / "result.json")
     assert result["predictor"]["samples"] == 3
     (device,) = result["devices"]
     assert device["runs_as"]["w4a8"] == "int8"
@@ -122,14 +131,14 @@ def test_widths_that_a_device_emulates_are_searched_with_a_predictor(
     assert device["widths"]["convs.1"][1] == 8
     qualities = [m["quality"] for m in device["front"]]
     assert qualities == sorted(qualities)
-    _, *lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    _, *lines = (emulated / "samples.jsonl").read_text().splitlines()
     assert len(lines) == 16
     assert all(0 < json.loads(line)["extra"]["SSIM-Y"] <= 1 for line in lines)
-    assert list(read_json(tmp_path / "run" / "learning_curve.json")) == ["6"]
-    plan = Plan.load(tmp_path / "run" / "devices" / DEVICE / "plan.json")
+    assert list(read_json(emulated / "learning_curve.json")) == ["6"]
+    plan = Plan.load(emulated / "devices" / DEVICE / "plan.json")
     assert plan.layers["convs.1"].weight is not None
     assert plan.layers["convs.1"].weight.bits == device["widths"]["convs.1"][0]
-    assert read_json(tmp_path / "run" / "devices" / DEVICE / "device.json") == device
+    assert read_json(emulated / "devices" / DEVICE / "device.json") == device
 
 
 @on_x86
@@ -138,7 +147,7 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
 ) -> None:
     checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
     quick = ("--steps", "2", "--set", "batch=2", "--set", "patch=16", "--bits", "8", "--calibration-count", "8")
-    words = ("search", "eqnet", checkpoint, "--data", photos, "--device", DEVICE, *quick, "--measure-seconds", "0.3")
+    words = ("search", "eqnet", checkpoint, "--data", photos, "--device", DEVICE, *quick, "--measure-seconds", "0.1")
     free = command(capsys, *words, "--out", tmp_path / "free", "--json")
     (device,) = json.loads(free.out)["devices"]
     assert device["unit"] == "ms"
@@ -166,14 +175,12 @@ def test_a_budget_is_kept_by_the_engine_as_measured_or_refused(
 
 @on_x86
 def test_costs_are_corrected_by_the_time_of_an_engine_where_a_device_leaves_a_choice(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    emulated: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint, photos = tiny_checkpoint(tmp_path), some_photos(data, tmp_path / "photos", 4)
-    small = ("--samples", "16", "--candidates", "120", "--generations", "3", "--emulated", "--device", DEVICE)
-    words = ("search", "eqnet", checkpoint, "--data", photos, *SMALL, *small, "--json")
-    plain = json.loads(command(capsys, *words, "--out", tmp_path / "plain").out)["devices"][0]
+    (plain,) = read_json(emulated / "result.json")["devices"]
     assert plain["cost"] < plain["latency"]["median_ms"] / 1.3
-    ended = command(capsys, *words, "--out", tmp_path / "run", "--budget", "1000")
+    words = emulated_words(tmp_path, data, "--out", tmp_path / "run", "--budget", "1000", "--json")
+    ended = command(capsys, *words)
     assert ended.code == 0, ended.err
     (device,) = json.loads(ended.out)["devices"]
     assert "predicted were" in ended.err

@@ -72,7 +72,7 @@ def test_a_plan_that_keeps_the_budget_is_not_lost_to_later_ones_that_miss_it(
     monkeypatch.setattr(EngineLatency, "of", first_in_time)
     words = ("search", "eqnet", tiny_checkpoint(tmp_path), "--data", some_photos(data, tmp_path / "photos", 4),
              "--out", tmp_path / "run", "--bits", "4,7,8", *QUICK, "--device", DEVICE, "--emulated")  # fmt: skip
-    small = ("--samples", "16", "--candidates", "120", "--generations", "3", "--measure-seconds", "0.3")
+    small = ("--samples", "16", "--candidates", "120", "--generations", "3", "--measure-seconds", "0.1")
     ended = command(capsys, *words, *small, "--budget", "1000", "--json")
     assert ended.code == 0, ended.err
     (device,) = json.loads(ended.out)["devices"]

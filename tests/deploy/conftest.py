@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from compress.plan import LayerPlan, Placement, Plan
 from compress.quantizers import A8, W8, Granularity, QuantFormat
 from compress.ranges import RangeMethod, set_ranges
 from compress.statistics import collect
+from deploy.engine import Runtime
+from deploy.engines import build_engine
 from deploy.onnx_export import export_float, export_quantized
 from tests.deploy.bundle_helpers import Bundle, make_bundle
 from tests.deploy.far_machine import SshServer, start_server
 
 Quantize = Callable[..., CompressedModel]
+BuildOnce = Callable[[Path, Runtime, Path], None]
 SIGNED = QuantFormat(bits=8, granularity=Granularity.TENSOR, symmetric=True, signed=True)
 
 
@@ -105,6 +109,21 @@ def quantized_file(model: CompressedModel, inputs: Tensor, tmp_path_factory: pyt
     path = tmp_path_factory.mktemp("quantized") / "quantized.onnx"
     export_quantized(model, inputs[:1], path)
     return path
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """`build_once(file, runtime, folder)`: as `build_engine` for any device, where a second time copies the first."""
+    known: dict[tuple[Path, Runtime], Path] = {}
+
+    def build(file: Path, runtime: Runtime, folder: Path) -> None:
+        if (file, runtime) not in known:
+            first = tmp_path_factory.mktemp(f"{file.stem}-{runtime.value}")
+            build_engine(file, first, runtime=runtime, profile="any")
+            known[file, runtime] = first
+        shutil.copytree(known[file, runtime], folder, dirs_exist_ok=True)
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from deploy.audit import Audit, audit
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import build_engine, load_engine
 from deploy.onnx_export import export_float, export_quantized
+from tests.deploy.conftest import BuildOnce
 from tests.deploy.runtimes import RUN_ON_CPU
 from workloads.loading import load_checkpoint
 
@@ -39,9 +40,10 @@ def quantised(model: CompressedModel, example: Tensor, runtime: Runtime, folder:
 
 @runtimes
 def test_every_planned_layer_is_shown_to_run_on_integers(
-    runtime: Runtime, model: CompressedModel, quantized_file: Path, tmp_path: Path
+    runtime: Runtime, model: CompressedModel, quantized_file: Path, build_once: BuildOnce, tmp_path: Path
 ) -> None:
-    result = built(quantized_file, model.plan, runtime, tmp_path)
+    build_once(quantized_file, runtime, tmp_path)
+    result = audit(load_engine(tmp_path, threads=1), quantized_file, model.plan)
     assert [(layer.layer, layer.executed) for layer in result.layers] == [
         ("head", "int8"), ("body", "int8"), ("body#2", "int8"), ("tail", "int8")
     ]  # fmt: skip
@@ -151,10 +153,17 @@ def test_float_precision_must_be_the_planned_one(
 
 @runtimes
 def test_a_layer_that_is_not_found_is_never_assumed_to_be_fine(
-    runtime: Runtime, model: CompressedModel, quantized_file: Path, inputs: Tensor, tmp_path: Path
+    runtime: Runtime,
+    model: CompressedModel,
+    quantized_file: Path,
+    inputs: Tensor,
+    build_once: BuildOnce,
+    tmp_path: Path,
 ) -> None:
     extra = {**model.plan.layers, "ghost": LayerPlan(weight=W8, activation=A8)}
-    result = built(quantized_file, model.plan.model_copy(update={"layers": extra}), runtime, tmp_path)
+    build_once(quantized_file, runtime, tmp_path)
+    haunted = model.plan.model_copy(update={"layers": extra})
+    result = audit(load_engine(tmp_path, threads=1), quantized_file, haunted)
     assert [(m.layer, m.executed) for m in result.mismatches] == [("ghost", "unknown")]
     assert "no such layer" in result.mismatches[0].reason
 
@@ -181,21 +190,27 @@ def test_a_file_that_is_not_onnx_is_refused(model: CompressedModel, quantized_fi
         audit(load_engine(tmp_path, threads=1), bad, model.plan)
 
 
-@pytest.mark.parametrize(
-    "runtime", [pytest.param(r, marks=pytest.mark.long if r is Runtime.TORCH else ()) for r in RUN_ON_CPU]
-)
-def test_rfdn_float_layers_are_all_found(runtime: Runtime, data: Path, tmp_path: Path) -> None:
-    """64 convolutions, 8 of them behind fusions that rename nodes and weights."""
+@pytest.fixture(scope="module")
+def rfdn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
+    """The file of RFDN in float, and its plan."""
     loaded = load_checkpoint(data / "checkpoints" / "rfdn_x4.pth")
     example = loaded.workload.example_input(32, 40)
     graph = capture(loaded.module, example)
-    path = tmp_path / "rfdn.onnx"
+    path = tmp_path_factory.mktemp("rfdn") / "rfdn.onnx"
     export_float(graph, example, path)
     plan = Plan(
         architecture="rfdn", device="any", runtime="any", float_precision="fp32", placement=Placement.INPUTS,
         layers={name: LayerPlan() for name, _ in layer_nodes(graph)},
     )  # fmt: skip
-    result = built(path, plan, runtime, tmp_path / runtime)
+    return path, plan
+
+
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(r, marks=pytest.mark.long if r is Runtime.TORCH else ()) for r in RUN_ON_CPU]
+)
+def test_rfdn_float_layers_are_all_found(runtime: Runtime, rfdn: tuple[Path, Plan], tmp_path: Path) -> None:
+    """64 convolutions, 8 of them behind fusions that rename nodes and weights."""
+    result = built(*rfdn, runtime, tmp_path)
     assert result.executed == {"fp32": 64}
     assert result.unplanned == ()
     result.require()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from bitwright.foundation.errors import UsageError
 from compress.compressed import CompressedModel
 from deploy.engine import FloatPrecision, Runtime
-from deploy.engines import ENGINES, SPEC_FILE, build_engine, load_engine
+from deploy.engines import ENGINES, SPEC_FILE, build_engine, load_engine, read_spec
 from deploy.engines.exported_graph import ExportedGraph, computes_layer
 from deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from deploy.engines.openvino_engine import OpenVinoEngine
+from tests.deploy.conftest import BuildOnce
 from tests.deploy.runtimes import RUN_ON_CPU
 
 runtimes = pytest.mark.parametrize("runtime", RUN_ON_CPU)
@@ -29,9 +30,9 @@ def test_every_runtime_has_an_engine() -> None:
 
 @runtimes
 def test_float_engine_computes_what_torch_does_at_any_size(
-    runtime: Runtime, network: nn.Module, float_file: Path, tmp_path: Path
+    runtime: Runtime, network: nn.Module, float_file: Path, build_once: BuildOnce, tmp_path: Path
 ) -> None:
-    build_engine(float_file, tmp_path, runtime=runtime, profile="any")
+    build_once(float_file, runtime, tmp_path)
     engine = load_engine(tmp_path, threads=1)
     for shape in ((1, 3, 24, 32), (2, 3, 9, 5), (1, 3, 70, 33)):
         x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
@@ -44,9 +45,14 @@ def test_float_engine_computes_what_torch_does_at_any_size(
 
 @runtimes
 def test_quantised_engine_is_within_one_level_of_the_simulation(
-    runtime: Runtime, model: CompressedModel, quantized_file: Path, inputs: Tensor, tmp_path: Path
+    runtime: Runtime,
+    model: CompressedModel,
+    quantized_file: Path,
+    inputs: Tensor,
+    build_once: BuildOnce,
+    tmp_path: Path,
 ) -> None:
-    build_engine(quantized_file, tmp_path, runtime=runtime, profile="any")
+    build_once(quantized_file, runtime, tmp_path)
     difference = np.abs(load_engine(tmp_path, threads=1).run(inputs.numpy()) - model.simulate()(inputs).numpy())
     level = float(model.activations["conv2d_3"].scale)
     assert difference.max() < 1.01 * level
@@ -55,8 +61,10 @@ def test_quantised_engine_is_within_one_level_of_the_simulation(
 
 
 @runtimes
-def test_an_output_survives_the_next_run(runtime: Runtime, float_file: Path, inputs: Tensor, tmp_path: Path) -> None:
-    build_engine(float_file, tmp_path, runtime=runtime, profile="any")
+def test_an_output_survives_the_next_run(
+    runtime: Runtime, float_file: Path, inputs: Tensor, build_once: BuildOnce, tmp_path: Path
+) -> None:
+    build_once(float_file, runtime, tmp_path)
     engine = load_engine(tmp_path, threads=1)
     first = engine.run(inputs[:1].numpy())
     kept = first.copy()
@@ -66,10 +74,10 @@ def test_an_output_survives_the_next_run(runtime: Runtime, float_file: Path, inp
 
 @runtimes
 def test_every_layer_is_found_once_in_the_executed_graph(
-    runtime: Runtime, float_file: Path, quantized_file: Path, tmp_path: Path
+    runtime: Runtime, float_file: Path, quantized_file: Path, build_once: BuildOnce, tmp_path: Path
 ) -> None:
     for file, precision in ((float_file, "fp32"), (quantized_file, "int8")):
-        build_engine(file, tmp_path, runtime=runtime, profile="any")
+        build_once(file, runtime, tmp_path)
         exported = ExportedGraph.read(file)
         assert list(exported.layers) == ["head", "body", "body#2", "tail"]
         computing = [n for n in load_engine(tmp_path, threads=1).executed_nodes() if computes_layer(n.op)]
@@ -124,8 +132,10 @@ def test_onnxruntime_refuses_bf16(float_file: Path, tmp_path: Path) -> None:
 
 
 @runtimes
-def test_input_that_does_not_fit_is_one_clear_line(runtime: Runtime, float_file: Path, tmp_path: Path) -> None:
-    build_engine(float_file, tmp_path, runtime=runtime, profile="any")
+def test_input_that_does_not_fit_is_one_clear_line(
+    runtime: Runtime, float_file: Path, build_once: BuildOnce, tmp_path: Path
+) -> None:
+    build_once(float_file, runtime, tmp_path)
     engine = load_engine(tmp_path, threads=1)
     for x, shown in (
         (np.zeros((1, 4, 8, 8), np.float32), r"float32 \[1, 4, 8, 8\]"),
@@ -157,9 +167,11 @@ def test_a_changed_artefact_is_refused(float_file: Path, tmp_path: Path) -> None
 
 
 @runtimes
-def test_another_runtime_version_asks_for_a_rebuild(runtime: Runtime, float_file: Path, tmp_path: Path) -> None:
-    spec = build_engine(float_file, tmp_path, runtime=runtime, profile="any")
-    older = spec.model_copy(update={"runtime_version": "0.0.1"})
+def test_another_runtime_version_asks_for_a_rebuild(
+    runtime: Runtime, float_file: Path, build_once: BuildOnce, tmp_path: Path
+) -> None:
+    build_once(float_file, runtime, tmp_path)
+    older = read_spec(tmp_path).model_copy(update={"runtime_version": "0.0.1"})
     (tmp_path / SPEC_FILE).write_text(older.model_dump_json())
     with pytest.raises(UsageError, match=rf"built with {runtime} 0\.0\.1 and .* is installed; rebuild"):
         load_engine(tmp_path, threads=1)
@@ -208,11 +220,13 @@ def test_options_say_what_was_set(float_file: Path, tmp_path: Path) -> None:
 
 
 @runtimes
-def test_running_writes_nothing_outside_the_engine(runtime: Runtime, float_file: Path, tmp_path: Path) -> None:
+def test_running_writes_nothing_outside_the_engine(
+    runtime: Runtime, float_file: Path, build_once: BuildOnce, tmp_path: Path
+) -> None:
     """Telemetry of a runtime package would leave a client id or a consent file in the home folder."""
     home, folder = tmp_path / "home", tmp_path / "engine"
     home.mkdir()
-    build_engine(float_file, folder, runtime=runtime, profile="any")
+    build_once(float_file, runtime, folder)
     before = sorted(folder.iterdir())
     script = (
         "import sys, numpy; from pathlib import Path; from deploy.engines import load_engine;"

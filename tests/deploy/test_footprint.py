@@ -12,6 +12,7 @@ from deploy.engine import Runtime
 from deploy.engines import SPEC_FILE, build_engine, read_spec
 from deploy.footprint import footprint
 from hw_profiles import load_profile
+from tests.deploy.conftest import BuildOnce
 from tests.marks import needs_compiler
 from workloads.super_resolution.format import Color, SRFormat
 
@@ -46,8 +47,10 @@ def test_litert_needs_its_onnx_file_for_pictures_of_other_sizes(quantized_file: 
 
 
 @needs_compiler
-def test_torch_needs_a_gpu_where_its_package_is_for_one(float_file: Path, tmp_path: Path) -> None:
-    build_engine(float_file, tmp_path, runtime=Runtime.TORCH, profile="any")
+def test_torch_needs_a_gpu_where_its_package_is_for_one(
+    float_file: Path, build_once: BuildOnce, tmp_path: Path
+) -> None:
+    build_once(float_file, Runtime.TORCH, tmp_path)
     found = footprint(tmp_path)
     assert set(found.files) == {"float.pt2", SPEC_FILE}
     assert (found.packages[0].name, found.beside) == ("torch", ())

@@ -13,6 +13,7 @@ from compress.graph import capture
 from compress.plan import Placement
 from deploy.engine import Runtime
 from deploy.onnx_export import export_float, export_quantized
+from tests.deploy.conftest import Quantize
 from tests.deploy.operators import OPERATORS, RUNS, SIZES, Call, first_precision, reference, sample, set_parameters
 from tests.deploy.qdq_networks import Sketch
 from tests.marks import needs_litert
@@ -22,32 +23,42 @@ runtimes = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+@pytest.fixture(scope="module", params=OPERATORS)
+def in_float(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Call, Path]:
+    """An operator behind a convolution, and its file."""
     set_parameters()
+    network, path = Call(OPERATORS[request.param]).eval(), tmp_path_factory.mktemp("float") / "net.onnx"
+    export_float(capture(network, sample(*SIZES[0])), sample(*SIZES[0]), path)
+    return network, path
 
 
 @runtimes
-@pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_computes_in_float_what_torch_does(name: str, runtime: Runtime, tmp_path: Path) -> None:
-    network, path = Call(OPERATORS[name]).eval(), tmp_path / "net.onnx"
-    export_float(capture(network, sample(*SIZES[0])), sample(*SIZES[0]), path)
+def test_an_operator_computes_in_float_what_torch_does(in_float: tuple[Call, Path], runtime: Runtime) -> None:
+    network, path = in_float
     for size in SIZES:
         x = sample(*size)
         with torch.no_grad():
             np.testing.assert_allclose(RUNS[runtime](path, x.numpy()), network(x).numpy(), atol=2e-6)
 
 
-@runtimes
-@pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_computes_on_integers_what_its_file_says(
-    name: str, runtime: Runtime, quantize, tmp_path: Path
-) -> None:
-    network, path = Call(OPERATORS[name]).eval(), tmp_path / "net.onnx"
+@pytest.fixture(scope="module", params=OPERATORS)
+def on_integers(
+    request: pytest.FixtureRequest, quantize: Quantize, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, float]:
+    """The name of an operator, its file on integers, and the largest step of its activations."""
+    set_parameters()
+    network, path = Call(OPERATORS[request.param]).eval(), tmp_path_factory.mktemp("integers") / "net.onnx"
     crops = sample(*SIZES[0])
     model = quantize(network, Placement.EVERYTHING, crops=crops)
     export_quantized(model, crops[:1], path)
-    level = max(float(params.scale) for params in model.activations.values())
+    return request.param, path, max(float(params.scale) for params in model.activations.values())
+
+
+@runtimes
+def test_an_operator_computes_on_integers_what_its_file_says(
+    on_integers: tuple[str, Path, float], runtime: Runtime
+) -> None:
+    name, path, level = on_integers
     for size in SIZES:
         x = sample(*size).numpy()
         difference = np.abs(RUNS[runtime](path, x) - reference(path, x))

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bitwright.foundation.errors import UsageError
 from deploy.engine import FloatPrecision, Runtime
 from deploy.engines import build_engine, load_engine
-from deploy.latency import Candidate, measure
+from deploy.latency import Candidate, LoadGate, measure
 
 pytest.importorskip("qonnx", reason="qonnx is not installed: pip install 'bitwright[fpga]'")
 pytestmark = pytest.mark.engine
@@ -93,10 +93,11 @@ def test_a_size_that_the_network_does_not_take(tmp_path: Path) -> None:
 
 def test_it_is_never_timed(float_file: Path, tmp_path: Path) -> None:
     build_engine(float_file, tmp_path, runtime=Runtime.QONNX, profile="fpga-dataflow")
+    gate = LoadGate(wait_seconds=0.0, window_seconds=0.05)
     with pytest.raises(
         UsageError, match=r"qonnx engines are not timed: .* FINN and hls4ml.* nothing of the device"
     ) as e:
-        measure([Candidate("engine", tmp_path)], input_shape=(1, 3, 16, 16), min_seconds=0.1)
+        measure([Candidate("engine", tmp_path)], input_shape=(1, 3, 16, 16), min_seconds=0.1, gate=gate)
     assert "\n" not in str(e.value)
 
 

@@ -29,6 +29,7 @@ from deploy.torch_aot.network import OnnxNetwork
 from deploy.torch_aot.package import Package
 from deploy.torch_aot.proof import require_equal
 from hw_profiles import load_profile
+from tests.deploy.conftest import BuildOnce
 from tests.marks import needs_compiler
 
 TORCH = Runtime.TORCH
@@ -44,10 +45,10 @@ def built(path: Path, folder: Path, precision: FloatPrecision = FloatPrecision.F
 
 
 @pytest.fixture(scope="module")
-def integers(quantized_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def integers(quantized_file: Path, build_once: BuildOnce, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the small network's engine on integers."""
     folder = tmp_path_factory.mktemp("engine")
-    build_engine(quantized_file, folder, runtime=TORCH, profile="any")
+    build_once(quantized_file, TORCH, folder)
     return folder
 
 

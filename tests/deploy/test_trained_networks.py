@@ -6,9 +6,10 @@ What takes minutes of compiling is marked `long`, and runs with `pytest -m long 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from compress.compressed import CompressedModel
 from compress.graph import capture, layer_nodes
 from compress.plan import Placement
 from compress.preparation import prepare
-from compress.quantizers import Granularity, QuantFormat
+from compress.quantizers import A8, Granularity, QuantFormat
 from deploy.audit import audit
 from deploy.engine import Engine, Runtime, ShapeRange
 from deploy.engines import build_engine, load_engine
 from deploy.onnx_export import export_quantized
 from deploy.verify import verify
 from hw_profiles import load_profile
+from tests.deploy.conftest import Quantize
 from tests.marks import needs_compiler, needs_litert, needs_tensorrt_rtx
 from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel
@@ -95,37 +97,53 @@ class Planned:
         assert sum(result.executed.values()) == layers
 
 
-def planned(
-    module: fx.GraphModule, crops: Tensor, quantize, kind: Kind, runtime: Runtime, path: Path, **settings: object
-) -> Planned:
-    names = [name for name, _ in layer_nodes(module)]
-    floats = {Kind.FLOAT: names, Kind.INTEGERS: [], Kind.MIXED: names[::3]}[kind]
-    transposed = "last_part" in names and runtime is not Runtime.LITERT
-    floats = [*floats, *(["last_part"] if transposed else [])]
-    placement = Placement.INPUTS if runtime.compiles else default_placement(runtime)
-    model = quantize(module, placement, crops=crops, float_layers=tuple(floats), **settings)
-    export_quantized(model, crops[:1], path, quantize_bias=not runtime.compiles)
-    return Planned(model, path)
+Plans = Callable[[str, Kind, Runtime], Planned]
 
 
+@pytest.fixture(scope="module")
+def planned(data: Path, quantize: Quantize, tmp_path_factory: pytest.TempPathFactory) -> Plans:
+    """`planned(name, kind, runtime)`; runtimes that take the same file of a network share it."""
+
+    @cache
+    def made(name: str, floats: tuple[str, ...], placement: Placement, compiled: bool) -> Planned:
+        _, crops, graph = opened(data, name)
+        activation = SYMMETRIC if compiled else A8
+        model = quantize(graph, placement, crops=crops, activation=activation, float_layers=floats)
+        path = tmp_path_factory.mktemp(name) / "model.onnx"
+        export_quantized(model, crops[:1], path, quantize_bias=not compiled)
+        return Planned(model, path)
+
+    def plan(name: str, kind: Kind, runtime: Runtime) -> Planned:
+        names = [layer for layer, _ in layer_nodes(opened(data, name)[2])]
+        floats = {Kind.FLOAT: names, Kind.INTEGERS: [], Kind.MIXED: names[::3]}[kind]
+        if "last_part" in names and runtime is not Runtime.LITERT and kind is not Kind.FLOAT:
+            floats = [*floats, "last_part"]
+        if kind is Kind.FLOAT:
+            return made(name, tuple(floats), Placement.INPUTS, False)
+        placement = Placement.INPUTS if runtime.compiles else default_placement(runtime)
+        return made(name, tuple(floats), placement, runtime.compiles)
+
+    return plan
+
+
+@cache
 def opened(data: Path, name: str) -> tuple[LoadedModel, Tensor, fx.GraphModule]:
+    """A network, inputs to calibrate on, and its graph."""
+    if name == "resnet20":
+        loaded = load_checkpoint(data / RESNET)
+        crops = loaded.workload.calibration(data / "classification/cifar10", 64, 32, 0)
+        return loaded, crops, prepare(capture(loaded.module, crops[:1]))
     loaded = load_checkpoint(data / "checkpoints" / f"{name}.pth")
     crops = loaded.workload.calibration(data / "sr" / "train", 8, 48)
     return loaded, crops, capture(loaded.module, crops[:1])
 
 
-def resnet(data: Path, count: int) -> tuple[Tensor, fx.GraphModule]:
-    loaded = load_checkpoint(data / RESNET)
-    crops = loaded.workload.calibration(data / "classification/cifar10", count, 32, 0)
-    return crops, prepare(capture(loaded.module, crops[:1]))
-
-
 @pytest.mark.parametrize(("name", "kind", "runtime"), cases((*SMALL, *LARGE), CPU))
 def test_enlargers_are_within_two_hundredths_of_a_decibel_of_torch(
-    name: str, kind: Kind, runtime: Runtime, data: Path, quantize, tmp_path: Path
+    name: str, kind: Kind, runtime: Runtime, data: Path, planned: Plans, tmp_path: Path
 ) -> None:
-    loaded, crops, graph = opened(data, name)
-    made = planned(graph, crops, quantize, kind, runtime, tmp_path / "model.onnx")
+    loaded, _, _ = opened(data, name)
+    made = planned(name, kind, runtime)
     engine = made.built(tmp_path, runtime)
     made.checked(engine, kind)
     samples = loaded.workload.samples(data / "sr/test/Set5")[1:4]
@@ -134,10 +152,10 @@ def test_enlargers_are_within_two_hundredths_of_a_decibel_of_torch(
 
 @pytest.mark.parametrize(("name", "kind", "runtime"), cases(("resnet20",), CPU))
 def test_resnet20_gives_the_classes_of_torch(
-    name: str, kind: Kind, runtime: Runtime, data: Path, quantize, tmp_path: Path
+    name: str, kind: Kind, runtime: Runtime, data: Path, planned: Plans, tmp_path: Path
 ) -> None:
-    crops, graph = resnet(data, 64)
-    made = planned(graph, crops, quantize, kind, runtime, tmp_path / "model.onnx")
+    _, crops, _ = opened(data, name)
+    made = planned(name, kind, runtime)
     engine = made.built(tmp_path, runtime, (64, 3, 32, 32))
     made.checked(engine, kind)
     found, expected = engine.run(crops.numpy()), made.model.simulate()(crops).numpy()
@@ -147,12 +165,11 @@ def test_resnet20_gives_the_classes_of_torch(
 
 @pytest.mark.parametrize(("name", "kind", "runtime"), cases((*SMALL, *LARGE, "resnet20"), GPUS))
 def test_engines_for_gpus_are_built_as_planned(
-    name: str, kind: Kind, runtime: Runtime, data: Path, quantize, tmp_path: Path
+    name: str, kind: Kind, runtime: Runtime, data: Path, planned: Plans, tmp_path: Path
 ) -> None:
     """Without a GPU their outputs are not seen; what the builder chose is."""
-    crops, graph = resnet(data, 1) if name == "resnet20" else opened(data, name)[1:]
-    made = planned(graph, crops[:1], quantize, kind, runtime, tmp_path / "model.onnx", activation=SYMMETRIC)
+    made = planned(name, kind, runtime)
     device = load_profile(GPU)
-    shapes = ShapeRange.around((1, *crops.shape[1:]), 32)
+    shapes = ShapeRange.around((1, *opened(data, name)[1].shape[1:]), 32)
     build_engine(made.path, tmp_path, runtime=runtime, profile=GPU, device=device, shapes=shapes)
     made.checked(load_engine(tmp_path, 1, device=device), kind)

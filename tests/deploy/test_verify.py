@@ -13,6 +13,7 @@ from deploy.engine import Engine, Runtime
 from deploy.engines import build_engine, load_engine
 from deploy.onnx_export import export_quantized
 from deploy.verify import compare, engine_predict, verify
+from tests.deploy.conftest import BuildOnce
 from tests.deploy.runtimes import RUN_ON_CPU
 from workloads.loading import load_checkpoint
 from workloads.workload import LoadedModel, Sample
@@ -120,9 +121,10 @@ def test_a_unit_without_known_tolerance_asks_for_one(
 
 @runtimes
 def test_engine_predict_takes_tensors_that_are_not_contiguous(
-    runtime: Runtime, float_file: Path, network, inputs: Tensor, tmp_path: Path
+    runtime: Runtime, float_file: Path, network, inputs: Tensor, build_once: BuildOnce, tmp_path: Path
 ) -> None:
-    predict = engine_predict(engine_of(float_file, runtime, tmp_path))
+    build_once(float_file, runtime, tmp_path)
+    predict = engine_predict(load_engine(tmp_path, threads=1))
     turned = inputs.transpose(2, 3)
     with torch.no_grad():
         torch.testing.assert_close(predict(turned), network(turned), atol=2e-6, rtol=0)

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from benchmarks import command
 from benchmarks.common import markdown_table, write_results
 from compress.nm_pattern import Sparsity
-from compress.sparsity import Scored, magnitude, nm_masks
-from compress.sparsity.layouts import layout_of
+from compress.sparsity import Scored, WeightLayout, layout_of, magnitude, nm_masks
 from workloads.super_resolution.models.edsr import EDSR, EDSRConfig
 
 PATTERNS = ("2:4", "1:4", "4:8", "1:8", "1:16", "1:32")
@@ -51,26 +50,21 @@ def step_of(network: nn.Module, inputs: Tensor) -> Callable[[], None]:
     return step
 
 
-def sparse_weights(network: nn.Module, pattern: Sparsity) -> dict[str, nn.Module]:
-    """The layers that M divides."""
+def sparse_weights(network: nn.Module, pattern: Sparsity) -> dict[str, tuple[Tensor, WeightLayout]]:
+    """The weights that M divides."""
     found = {}
     for name, module in network.named_modules():
         layout = layout_of(module)
         weight = getattr(module, "weight", None)
         if layout is not None and isinstance(weight, Tensor) and layout.length(tuple(weight.shape)) % pattern.m == 0:
-            found[name] = module
+            found[name] = weight, layout
     return found
 
 
-def ours(layers: dict[str, nn.Module], pattern: Sparsity) -> dict[str, Tensor]:
-    """All masks from the weights as they lie."""
-    scored = {}
-    for name, module in layers.items():
-        layout, weight = layout_of(module), module.weight
-        assert layout is not None
-        assert isinstance(weight, Tensor)
-        scored[name] = Scored(magnitude(weight), layout)
-    return nm_masks(scored, pattern)
+def ours(layers: dict[str, tuple[Tensor, WeightLayout]], pattern: Sparsity) -> dict[str, Tensor]:
+    """All masks from the weights as they lie, as in each step of a training."""
+    scored = {name: Scored(weight, layout) for name, (weight, layout) in layers.items()}
+    return nm_masks(scored, pattern, magnitudes=True)
 
 
 def by_argsort(rows: list[Tensor], pattern: Sparsity) -> list[Tensor]:
@@ -102,20 +96,12 @@ def rows_of(name: str, network: nn.Module, inputs: Tensor, rounds: int) -> list[
     for text in PATTERNS:
         pattern = Sparsity.parse(text)
         layers = sparse_weights(network, pattern)
-        canonical = []
-        for module in layers.values():
-            layout, weight = layout_of(module), module.weight
-            assert layout is not None
-            assert isinstance(weight, Tensor)
-            canonical.append(layout.rows(weight.detach()).contiguous())
+        canonical = [layout.rows(weight.detach()).contiguous() for weight, layout in layers.values()]
         mine = ours(layers, pattern)
         theirs = by_argsort(canonical, pattern)
-        for mask, other, module in zip(mine.values(), theirs, layers.values(), strict=True):
-            layout = layout_of(module)
-            assert layout is not None
+        for mask, other, (weight, layout) in zip(mine.values(), theirs, layers.values(), strict=True):
             # Equal magnitudes may be kept in another order; what is kept must weigh the same.
-            assert isinstance(module.weight, Tensor)
-            size = layout.rows(magnitude(module.weight)).double()
+            size = layout.rows(magnitude(weight)).double()
             if not torch.isclose((size * layout.rows(mask)).sum(), (size * other).sum(), rtol=1e-12):
                 raise AssertionError(f"the two ways disagree on {name} at {text}")
         arms: dict[str, Callable[[], Any]] = {

@@ -72,7 +72,7 @@ class WeightLayout:
         return result
 
     def _check(self, shape: tuple[int, ...]) -> None:
-        dims = {LayerKind.LINEAR: (2, 2), LayerKind.CONV: (3, 5), LayerKind.CONV_TRANSPOSE: (3, 5)}[self.kind]
+        dims = (2, 2) if self.kind is LayerKind.LINEAR else (3, 5)
         if not dims[0] <= len(shape) <= dims[1] or shape[0] % self.groups:
             raise UsageError(f"a weight of shape {list(shape)} is not one of a {self.kind} with {self.groups} group(s)")
 

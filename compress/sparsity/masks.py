@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bitwright.foundation.errors import UsageError
 from compress.nm_pattern import Sparsity
-from compress.sparsity.layouts import Axis, WeightLayout, split_dim
-from compress.sparsity.selection import nth_largest
+from compress.sparsity.largest import BLOCK, largest
+from compress.sparsity.layouts import Axis, WeightLayout
 
 
 @dataclass(frozen=True)
@@ -23,34 +25,39 @@ class Scored:
     layout: WeightLayout
     axis: Axis = Axis.INPUT
 
-    def grouped(self, m: int) -> Tensor:
-        """The scores in float32 with the members of a group along dimension 0, [M, groups].
+    def cut(self, m: int, fill: float = -math.inf) -> Tensor:
+        """The scores in float32 as [runs, M, positions], a group at each run and position; a view where one can be had.
 
-        What is missing in the last group of a row is minus infinity: a group never reaches into the next row or kernel
+        What is missing in the last group of a row is `fill`: a group never reaches into the next row or kernel
         position. UsageError for fewer channels than M.
         """
-        shape = tuple(self.scores.shape)
-        length = self.layout.length(shape, self.axis)
+        length, positions = self._cut()
         if length < m:
             raise UsageError(f"{length} channels are fewer than a group of {m}; choose a pattern that fits the layer")
-        dim = self.layout.dim(self.axis)
-        parts = split_dim(self.scores.detach().to(torch.float32), dim, length)
+        scores = self.scores.detach().to(torch.float32)
         if short := -length % m:
-            missing = parts.new_full((), -math.inf).expand(*parts.shape[: dim + 1], short, *parts.shape[dim + 2 :])
-            parts = torch.cat([parts, missing], dim + 1)
-        split = split_dim(parts, dim + 1, m)
-        result: Tensor = split.movedim(dim + 2, 0).reshape(m, -1)
-        return result
+            scores = functional.pad(scores.reshape(-1, length, positions), (0, 0, 0, short), value=fill)
+        return scores.reshape(-1, m, positions)
+
+    def joined(self, cut: Tensor) -> Tensor:
+        """The inverse of `cut`, for the mask: in the weight's shape, contiguous, in memory of its own."""
+        if cut.numel() > self.scores.numel():
+            length, positions = self._cut()
+            cut = cut.reshape(-1, length + -length % cut.shape[1], positions)[:, :length]
+        return cut.reshape(self.scores.shape).clone(memory_format=torch.contiguous_format)
+
+    def grouped(self, m: int) -> Tensor:
+        """`cut` with the members of a group along dimension 0, [M, groups]."""
+        return self.cut(m).movedim(1, 0).reshape(m, -1)
 
     def ungrouped(self, grouped: Tensor) -> Tensor:
-        """The inverse of `grouped`, for the mask: contiguous, in the weight's shape."""
-        dim, shape, m = self.layout.dim(self.axis), self.scores.shape, grouped.shape[0]
-        length = self.layout.length(tuple(shape), self.axis)
-        count = -(-length // m)
-        split = [*shape[:dim], shape[dim] // length, count, *shape[dim + 1 :]]
-        whole = grouped.reshape(m, *split).movedim(0, dim + 2).flatten(dim + 1, dim + 2)
-        result: Tensor = whole.narrow(dim + 1, 0, length).reshape(shape).contiguous()
-        return result
+        """The inverse of `grouped`: contiguous, in the weight's shape."""
+        return self.joined(grouped.reshape(grouped.shape[0], -1, self._cut()[1]).movedim(0, 1))
+
+    def _cut(self) -> tuple[int, int]:
+        """Channels that groups lie in, and places at which each channel has a weight of its own for one run of them."""
+        shape = tuple(self.scores.shape)
+        return self.layout.length(shape, self.axis), math.prod(shape[self.layout.dim(self.axis) + 1 :])
 
 
 def nm_mask(scores: Tensor, pattern: Sparsity, layout: WeightLayout, axis: Axis = Axis.INPUT) -> Tensor:
@@ -61,18 +68,42 @@ def nm_mask(scores: Tensor, pattern: Sparsity, layout: WeightLayout, axis: Axis 
     return nm_masks({"": Scored(scores, layout, axis)}, pattern)[""]
 
 
-def nm_masks(layers: Mapping[str, Scored], pattern: Sparsity) -> dict[str, Tensor]:
-    """Masks of several layers of one pattern; all groups are compared together, which is far fewer operations."""
-    grouped = {name: layer.grouped(pattern.m) for name, layer in layers.items()}
-    parts = list(grouped.values())
-    scores = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-    try:
-        kept = keep_largest(scores, pattern.n)
-    except UsageError:
-        names = [name for name, part in grouped.items() if bool(torch.isnan(part).any())]
-        raise UsageError(f"the scores of layer {names[0]!r} hold NaN; the training has diverged") from None
-    split = torch.split(kept, [part.shape[1] for part in parts], 1)
-    return {name: layers[name].ungrouped(part) for name, part in zip(grouped, split, strict=True)}
+def nm_masks(layers: Mapping[str, Scored], pattern: Sparsity, *, magnitudes: bool = False) -> dict[str, Tensor]:
+    """Masks of several layers of one pattern; small ones are compared together, which is far fewer operations.
+
+    `magnitudes`: the scores' absolute values count, so that weights can be given as they are; faster than to give
+    their magnitudes. UsageError as for one layer.
+    """
+    # Behind magnitudes a zero is as good as minus infinity: of equal ones the first is kept.
+    fill = 0.0 if magnitudes else -math.inf
+    kept: dict[str, Tensor] = {}
+    for parts in _batches({name: layer.cut(pattern.m, fill) for name, layer in layers.items()}):
+        scores = list(parts.values())
+        try:
+            found = largest(scores[0] if len(scores) == 1 else torch.cat(scores), pattern.n, magnitudes=magnitudes)
+        except UsageError:
+            broken = next(name for name, part in parts.items() if bool(torch.isnan(part).any()))
+            raise UsageError(f"the scores of layer {broken!r} hold NaN; the training has diverged") from None
+        start = 0
+        for name, part in parts.items():
+            end = start + part.shape[0]
+            kept[name] = layers[name].joined(found[start:end])
+            start = end
+    return {name: kept[name] for name in layers}
+
+
+def _batches(cut: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Scores that can be laid behind one another, as many as make a block; larger ones alone."""
+    waiting: dict[int, dict[str, Tensor]] = {}
+    sizes: Counter[int] = Counter()
+    for name, part in cut.items():
+        positions = part.shape[2]
+        if positions in waiting and sizes[positions] + part.numel() > BLOCK:
+            yield waiting.pop(positions)
+            del sizes[positions]
+        waiting.setdefault(positions, {})[name] = part
+        sizes[positions] += part.numel()
+    yield from waiting.values()
 
 
 def keep_largest(scores: Tensor, n: int) -> Tensor:
@@ -80,24 +111,7 @@ def keep_largest(scores: Tensor, n: int) -> Tensor:
 
     UsageError for NaN.
     """
-    # One sum tells whether a NaN is possible, at a fraction of what looking for it costs.
-    if bool(torch.isnan(scores.sum())) and bool(torch.isnan(scores).any()):
-        raise UsageError("scores hold NaN")
-    if n == scores.shape[0]:
-        return torch.ones_like(scores, dtype=torch.bool)
-    kept = scores >= nth_largest(scores, n)
-    if int(torch.count_nonzero(kept)) != n * scores.shape[1]:
-        # Where the n-th score occurs more than once, too many pass.
-        tied = (kept.sum(0) != n).nonzero().squeeze(1)
-        kept[:, tied] = _ranks(scores[:, tied]) < n
-    return kept
-
-
-def _ranks(scores: Tensor) -> Tensor:
-    """Place of each score in its group, [M, groups], 0 for the best, all different: the stable descending order."""
-    order = torch.sort(scores, dim=0, descending=True, stable=True).indices
-    places = torch.arange(len(scores), device=scores.device).unsqueeze(1).expand_as(order)
-    return torch.empty_like(order).scatter_(0, order, places)
+    return largest(scores.unsqueeze(0), n).squeeze(0)
 
 
 def fused_mask(scores: Tensor, patterns: Sequence[Sparsity | None], layout: WeightLayout) -> Tensor:

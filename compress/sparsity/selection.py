@@ -1,57 +1,61 @@
 """The n-th largest of M values, for all groups at once: a selection network of whole-tensor minima and maxima.
 
-Values of a group lie along dimension 0, so that each comparison is one vectorised operation over all groups. Sorted
-runs are merged as in Batcher's bitonic sorter (1968), and no run grows beyond what the n-th value can depend on.
+Values of a group lie along dimension 0, so that each comparison is one vectorised operation over all groups.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 
-def nth_largest(values: Tensor, n: int) -> Tensor:
-    """The n-th largest of `values` [M, ...] along dimension 0, 1 <= n <= M; shape [...]. NaN is not expected."""
-    count = values.shape[0]
+def nth_largest(rows: Tensor, n: int) -> Tensor:
+    """The n-th largest of `rows` [M, ...] along dimension 0, 1 <= n <= M; shape [...]. The rows are overwritten.
+
+    NaN comes through to the result of its group.
+    """
+    count = rows.shape[0]
     if n == 1:
-        return values.amax(0)
+        return rows.amax(0)
     if n == count:
-        return values.amin(0)
-    if n > count // 2 + 1:
-        # The few smallest are found faster than the many largest.
-        return -nth_largest(-values, count - n + 1)
-    runs = _padded(values).unsqueeze(0)  # [run length, runs, ...]
-    wanted = 2 ** math.ceil(math.log2(n))
-    while runs.shape[1] > 1:
-        half = runs.shape[1] // 2
-        first, second = runs[:, :half], runs[:, half:].flip(0)
-        largest = torch.maximum(first, second)
-        if 2 * runs.shape[0] <= wanted:
-            runs = torch.cat([_sorted(largest), _sorted(torch.minimum(first, second))])
-        elif half == 1 and n == wanted:
-            return largest[:, 0].amin(0)
-        else:
-            runs = _sorted(largest)
-    return runs[n - 1, 0]
+        return rows.amin(0)
+    at, free = list(rows.unbind(0)), torch.empty_like(rows[0])
+    for first, second, larger, smaller in _network(count, n):
+        one, other = at[first], at[second]
+        if larger:
+            at[first] = torch.maximum(one, other, out=free)
+            free = one
+        if smaller:
+            at[second] = torch.minimum(one, other, out=other)
+    return at[n - 1].clone()
 
 
-def _padded(values: Tensor) -> Tensor:
-    """[M, ...] with rows of minus infinity up to a power of two."""
-    missing = 2 ** math.ceil(math.log2(values.shape[0])) - values.shape[0]
-    if not missing:
-        return values
-    return torch.cat([values, values.new_full((missing, *values.shape[1:]), -math.inf)])
+@lru_cache
+def _network(count: int, n: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Of a sorting network what the n-th value depends on, in order, the larger value going to the first place.
+
+    (first place, second place, whether the larger value is needed, whether the smaller one is).
+    """
+    needed = {n - 1}
+    found = []
+    for first, second in reversed(list(_sorting(count))):
+        larger, smaller = first in needed, second in needed
+        if larger or smaller:
+            found.append((first, second, larger, smaller))
+            needed |= {first, second}
+    return tuple(reversed(found))
 
 
-def _sorted(bitonic: Tensor) -> Tensor:
-    """A bitonic run [length, ...], length a power of two, in descending order."""
-    length, rest = bitonic.shape[0], bitonic.shape[1:]
-    step = length // 2
-    while step:
-        pairs = bitonic.reshape(length // (2 * step), 2, step, *rest)
-        low, high = pairs[:, 0], pairs[:, 1]
-        bitonic = torch.stack([torch.maximum(low, high), torch.minimum(low, high)], 1).reshape(length, *rest)
-        step //= 2
-    return bitonic
+def _sorting(count: int) -> Iterator[tuple[int, int]]:
+    """Batcher's merge exchange sort (1968) of any number of values: places to compare, in order."""
+    half = 2 ** ((count - 1).bit_length() - 1)
+    size = half
+    while size:
+        step, part, apart = half, 0, size
+        while apart:
+            yield from ((i, i + apart) for i in range(count - apart) if i & size == part)
+            apart, step, part = step - size, step // 2, size
+        size //= 2

@@ -20,7 +20,6 @@ from compress.sparsity.layouts import WeightLayout, layout_of
 from compress.sparsity.masks import Scored, nm_masks
 from compress.sparsity.methods.method import Method
 from compress.sparsity.schedules import Phases
-from compress.sparsity.scores import magnitude
 from compress.sparsity.sparse_weight import SparseWeight
 from compress.sparsity.step_adam import StepAdam
 
@@ -90,7 +89,7 @@ class SparseTraining:
         if unknown:
             raise UsageError(f"the model has no layer {unknown[0]!r}")
         self.method, self.phases, self.period, self.restrict = method, phases, period, restrict
-        self.score: Score = score or (lambda _, weight: magnitude(weight))
+        self.score = score
         self.layers = {name: SparseLayer(name, modules[name], pattern) for name, pattern in patterns.items()}
 
     def action(self, layer: SparseLayer, step: int) -> Action:
@@ -178,7 +177,9 @@ class SparseTraining:
         return self.action(layer, step - 1).pattern != action.pattern
 
     def _masks(self, layers: list[SparseLayer], pattern: Sparsity) -> dict[str, Tensor]:
-        return nm_masks({x.name: Scored(self.score(x.name, x.master), x.layout) for x in layers}, pattern)
+        scores = {x.name: self.score(x.name, x.master) if self.score else x.master for x in layers}
+        scored = {x.name: Scored(scores[x.name], x.layout) for x in layers}
+        return nm_masks(scored, pattern, magnitudes=self.score is None)
 
     def _refresh(self, layers: list[SparseLayer], pattern: Sparsity) -> None:
         for name, mask in self._masks(layers, pattern).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def footprint(folder: Path) -> Footprint:
     """Read what the engine in `folder` needs besides Python itself; UsageError where there is no engine."""
     spec = read_spec(folder)
     files = {name: (folder / name).stat().st_size for name in (spec.artefact, SPEC_FILE, *_more_files(spec))}
-    packages = tuple(_packages(package_of(spec.runtime)))
+    packages = tuple(installed(package_of(spec.runtime)))
     return Footprint(files=files, packages=packages, beside=_beside(spec))
 
 
@@ -71,8 +71,11 @@ def gpu_needed(spec: EngineSpec) -> tuple[str, ...]:
     return (f"an NVIDIA GPU of compute capability {spec.compute_capability} with its driver",)
 
 
-def _packages(distribution: str) -> Iterator[Needed]:
-    """A distribution and all that it requires, without its extras; what is not installed here is left out."""
+def installed(distribution: str, places: Sequence[str] | None = None) -> Iterator[Needed]:
+    """A distribution and all that it requires, without its extras; what is not installed is left out.
+
+    `places`: the folders that another environment keeps its packages in, in place of this one's.
+    """
     seen: set[str] = set()
     pending = [distribution]
     while pending:
@@ -80,13 +83,16 @@ def _packages(distribution: str) -> Iterator[Needed]:
         if name in seen:
             continue
         seen.add(name)
-        try:
-            found = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
+        found = next(iter(_distributions(name, places)), None)
+        if found is None:
             continue
         yield Needed(name=name, version=found.version, bytes=_installed_bytes(found))
         wanted = map(Requirement, found.requires or ())
         pending += [r.name for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def _distributions(name: str, places: Sequence[str] | None) -> Iterable[metadata.Distribution]:
+    return metadata.distributions(name=name) if places is None else metadata.distributions(name=name, path=[*places])
 
 
 def _installed_bytes(found: metadata.Distribution) -> int | None:

@@ -109,7 +109,7 @@ def write_bundle(
     """
     if x.ndim != 4 or x.dtype != np.float32:
         raise UsageError(f"the input of a bundle must be float32 [N, C, H, W], got {x.dtype} {x.shape}")
-    files = {"__main__.py": _MAIN, "input.npy": _npy(x), **_runner()}
+    files = {"__main__.py": _MAIN, "input.npy": _npy(x), **runner_sources()}
     arms = []
     for index, candidate in enumerate(track(candidates, "bundling engines")):
         spec = read_spec(candidate.folder)
@@ -161,7 +161,7 @@ def is_bundle(path: Path) -> bool:
         return MANIFEST in archive.namelist()
 
 
-def _runner() -> dict[str, bytes]:
+def runner_sources() -> dict[str, bytes]:
     """The source files of the runner, with empty files in place of what its packages import at home."""
     found: dict[str, bytes] = {}
     for module in RUNNER_MODULES:

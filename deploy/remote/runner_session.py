@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bitwright.foundation.errors import BitwrightError, UsageError
@@ -32,14 +33,21 @@ _OF_SPEC = ("runtime", "runtime_version", "float_precision", "input_shape", "com
 
 
 class EngineWorker(ChildProcess):
-    """The process of one engine of the bundle."""
+    """The process of one engine of the bundle; `environment` is added to what limits the threads."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], log: Path, protocol: Values) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path,
+        protocol: Values,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(
             name,
             command,
             log=log,
-            environment=thread_environment(protocol["threads"]),
+            environment={**thread_environment(protocol["threads"]), **environment},
             timeout_seconds=protocol["timeout_seconds"],
         )
 

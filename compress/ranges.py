@@ -28,7 +28,11 @@ ACTIVATION_SHRINKS = torch.logspace(0.0, -1.3, 40)
 
 
 class RangeMethod(StrEnum):
-    """How the ends of a range are chosen."""
+    """How the ends of a range are chosen.
+
+    Where a leaky or parametric ReLU alone reads a tensor, both `MINMAX` and `MSE` take the ends with the least error
+    behind it: values far below zero, which become small there, need not fit.
+    """
 
     MINMAX = "minmax"
     """Everything that was seen fits."""
@@ -48,8 +52,10 @@ def activation_params(
     low, high = torch.tensor(statistics.low), torch.tensor(statistics.high)
     if method is RangeMethod.PERCENTILE:
         low, high = _percentile_ends(statistics, percentile)
+    elif statistics.importance is not None:
+        low, high = _mse_ends(statistics, statistics.importance, form)
     elif method is RangeMethod.MSE:
-        low, high = _mse_ends(statistics, form)
+        low, high = _mse_ends(statistics, statistics.histogram, form)
     return params_from_range(low, high, form)
 
 
@@ -137,10 +143,10 @@ def _percentile_ends(statistics: TensorStatistics, percentile: float) -> tuple[T
     return low, high
 
 
-def _mse_ends(statistics: TensorStatistics, form: QuantFormat) -> tuple[Tensor, Tensor]:
-    """Search both ends at once on the histogram; the error of a bin is that of its centre."""
+def _mse_ends(statistics: TensorStatistics, histogram: Tensor, form: QuantFormat) -> tuple[Tensor, Tensor]:
+    """Search both ends at once on a histogram, [BINS]; the error of a bin is that of its centre."""
     centres, _ = _bin_centres(statistics)
-    counts = statistics.histogram.double()
+    counts = histogram.double()
     occupied = counts > 0
     centres, counts = centres[occupied], counts[occupied]
     shrinks = ACTIVATION_SHRINKS.double()

@@ -9,13 +9,20 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.foundation.progress import track
+from compress.graph import aten, tensor
 
 BINS = 2048
+LEAKY_SLOPE = 0.01
+"""Of `leaky_relu` where a graph gives none."""
 
 
 @dataclass
 class TensorStatistics:
-    """What was seen of one tensor. `channel_*`: [C]. `histogram`: [BINS] counts over [low, high]."""
+    """What was seen of one tensor. `channel_*`: [C]. `histogram`: [BINS] counts over [low, high].
+
+    `importance`: the same, where a leaky or parametric ReLU alone reads the tensor, each value counted by the square of
+    what an error of it becomes behind: 1 above zero, the slope's below; else None.
+    """
 
     low: float
     high: float
@@ -23,6 +30,7 @@ class TensorStatistics:
     channel_high: Tensor
     channel_mean: Tensor
     histogram: Tensor
+    importance: Tensor | None = None
 
 
 class _Observer(fx.Interpreter):
@@ -70,18 +78,53 @@ def collect(module: fx.GraphModule, inputs: Tensor, wanted: set[str]) -> dict[st
 
     observe(module, inputs, wanted, see_range, "calibrating: ranges")
     histograms = {name: torch.zeros(BINS) for name in ranges}
+    slopes = {node.name: found for node in module.graph.nodes if node.name in ranges and
+              (found := slopes_behind(module, node)) is not None}  # fmt: skip
+    importances = {name: torch.zeros(BINS) for name in slopes}
 
     def see_histogram(name: str, value: Tensor) -> None:
         low, high = float(ranges[name][0].min()), float(ranges[name][1].max())
-        histograms[name] += torch.histc(value, BINS, low, high if high > low else low + 1.0)
+        high = high if high > low else low + 1.0
+        histograms[name] += torch.histc(value, BINS, low, high)
+        if name in slopes:
+            importances[name] += _weighted(_channels(value), slopes[name], low, high)
 
     observe(module, inputs, wanted, see_histogram, "calibrating: histograms")
     return {
         name: TensorStatistics(
-            float(low.min()), float(high.max()), low.clone(), high.clone(), (total / count).float(), histograms[name]
+            float(low.min()),
+            float(high.max()),
+            low.clone(),
+            high.clone(),
+            (total / count).float(),
+            histograms[name],
+            importances.get(name),
         )
         for name, (low, high, total, count) in ranges.items()
     }
+
+
+def slopes_behind(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """What a leaky or parametric ReLU multiplies negative values by, [C] or [1], where it alone reads a tensor."""
+    if len(node.users) != 1:
+        return None
+    (reader,) = node.users
+    if reader.target is aten.leaky_relu.default:
+        slope = reader.args[1] if len(reader.args) > 1 else LEAKY_SLOPE
+        assert isinstance(slope, float | int)
+        return torch.tensor([float(slope)])
+    if reader.target is aten.prelu.default:
+        slopes = reader.args[1]
+        assert isinstance(slopes, fx.Node)
+        return tensor(module, str(slopes.target)).detach().reshape(-1)
+    return None
+
+
+def _weighted(channels: Tensor, slopes: Tensor, low: float, high: float) -> Tensor:
+    """[BINS] over [low, high] of values [C, rest], those below zero counted by the square of their channel's slope."""
+    positive = torch.histc(channels[channels >= 0], BINS, low, high)
+    negative = [torch.histc(row[row < 0], BINS, low, high) for row in (channels if len(slopes) > 1 else [channels])]
+    return positive + (slopes.square()[:, None] * torch.stack(negative)).sum(0)
 
 
 def drawn(value: Tensor, count: int, seed: int) -> Tensor:

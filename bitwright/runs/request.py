@@ -127,7 +127,11 @@ class CompressRequest(BaseModel):
     placement: PlacementName | None = Field(
         default=None, description="Which tensors are quantised; without it, what the runtime needs to be fast."
     )
-    range_method: RangeMethod = Field(default="minmax", description="How activation ranges are chosen.")
+    range_method: RangeMethod = Field(
+        default="minmax",
+        description="How activation ranges are chosen. Before a leaky ReLU, minmax and mse take the ends with the "
+        "least error behind it.",
+    )
     equalize: bool = Field(default=True, description="Balance weight ranges between layers first.")
     reconstruct: bool = Field(default=True, description="Learn the rounding of the weights on the calibration crops.")
     iterations: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(

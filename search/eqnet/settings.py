@@ -82,7 +82,7 @@ class EqnetSettings:
     def for_images() -> EqnetSettings:
         """A recipe of our own for networks whose output is an image.
 
-        FSRCNN x4, 400 steps, two seeds, PSNR-Y on Set14 at 8, 6 and 4 bits: 27.28, 26.92 and 24.50 dB; rounded in the
+        FSRCNN x4, 400 steps, two seeds, PSNR-Y on Set14 at 8, 6 and 4 bits: 27.32, 26.93 and 24.48 dB; rounded in the
         same way without training 27.37, 26.89 and 23.54 (`benchmarks/results/eqnet_study_sr`).
         """
         return EqnetSettings(

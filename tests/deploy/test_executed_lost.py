@@ -46,9 +46,9 @@ def test_a_runner_that_cannot_tell_what_is_executed_ends_its_measurement(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sources = bundle_module._runner()
+    sources = bundle_module.runner_sources()
     assert sources[file].count(good) == 1
-    monkeypatch.setattr(bundle_module, "_runner", lambda: sources | {file: sources[file].replace(good, bad)})
+    monkeypatch.setattr(bundle_module, "runner_sources", lambda: sources | {file: sources[file].replace(good, bad)})
     bundle = kept()
     ended = start(sys.executable, bundle.file, tmp_path / "out")
     assert ended.returncode == 0, ended.stderr

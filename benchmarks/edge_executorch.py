@@ -1,6 +1,7 @@
 """Networks in 8 bits for ExecuTorch's XNNPACK: `python edge_executorch.py SOURCES OUT`, in ExecuTorch's environment.
 
-Needs nothing of bitwright. SOURCES holds what `edge_sources` writes; OUT gets a program for each size, and `made.json`.
+Needs nothing of bitwright. SOURCES holds what `edge_arms.write_sources` does; OUT gets a program for each size, and
+`made.json`.
 """
 
 from __future__ import annotations

@@ -50,8 +50,6 @@ from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.eqnet.trainer import values_digest
 from search.eqnet.verification import verify
-from search.layer_sensitivity import evaluator
-from workloads.workload import Sample
 
 FORM = next(form for form in FORMS if form.name == COMPARED)
 NEAR = 0.95
@@ -129,20 +127,19 @@ class Mixed:
         self.owner = f"{values_digest(state)[:12]}-norms-of-{given.norm_images}"
         folder = given.out / command.WORK / self.owner
         seen = training_inputs(grown.samples, given.norm_images)
-        subnets = Subnets(grown.supernet, seen, evaluator(workload, ()))
         self.metric = workload.metric
+        both = workload.held_out(data), workload.samples(data)
+        chooses, tests = (Measure(workload, samples, grown.teacher) for samples in both)
+        subnets = Subnets(grown.supernet, seen, lambda predict: chooses(predict).value)
 
-        def kept(samples: Sequence[Sample], name: str) -> Kept:
-            measure = Measure(workload, samples, grown.teacher)
-
+        def kept(measure: Measure, name: str) -> Kept:
             def scored(configuration: Configuration) -> Scored:
                 with subnets.network(configuration) as predict:
                     return measure(predict)
 
             return Kept(scored, folder / name)
 
-        self.held_out = kept(workload.held_out(data), "held_out.jsonl")
-        self.test = kept(workload.samples(data), "test.jsonl")
+        self.held_out, self.test = kept(chooses, "held_out.jsonl"), kept(tests, "test.jsonl")
         self.genes, self.bitops = GeneMap(self.space), self.accounting.bitops()
 
     def top1(self, scored: Scored) -> float:

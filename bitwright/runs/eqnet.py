@@ -131,9 +131,11 @@ def _predictor(trained: Trained) -> tuple[Predictor | None, Agreement | None, Me
     request = trained.network.request
     if not any(choice.has_choice for choice in trained.choices):
         return None, None, Metric()
+    # One without the samples that it has learnt from may have learnt another quality.
+    learnt = all((request.out / name).is_file() for name in (SAMPLES, AGREEMENT, PREDICTOR))
     samples = _samples(trained)
     metric = trained.measure.metric_of(samples)
-    if (request.out / AGREEMENT).is_file() and (request.out / PREDICTOR).is_file():
+    if learnt:
         told = Agreement.model_validate_json((request.out / AGREEMENT).read_bytes())
         return load(request.out / PREDICTOR), told, metric
     space = trained.subnets.supernet.space
@@ -169,18 +171,14 @@ class _Target:
     """What the predictor learns: quality, for images no lower than LARGEST_DROP below 8 bits in the same form."""
 
     def __init__(self, trained: Trained) -> None:
-        self.measure, self.subnets = trained.measure, trained.subnets
+        self.trained = trained
         self.images = not isinstance(trained.network.loaded.workload, Classification)
         self.wide: dict[int, float] = {}
 
     def __call__(self, configuration: Configuration) -> Scored:
-        found, form = self._of(configuration), configuration.form
+        found, form = self.trained.scored(configuration), configuration.form
         if not self.images or form is None:
             return found
         if form.index not in self.wide:
-            self.wide[form.index] = self._of(self.subnets.supernet.space.uniform(8, form)).value
+            self.wide[form.index] = self.trained.quality(self.trained.subnets.supernet.space.uniform(8, form))
         return Scored(max(found.value, self.wide[form.index] - LARGEST_DROP), found.extra)
-
-    def _of(self, configuration: Configuration) -> Scored:
-        with self.subnets.network(configuration) as predict:
-            return self.measure(predict)

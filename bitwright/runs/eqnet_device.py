@@ -32,6 +32,7 @@ from search.eqnet.genetic import GeneticSettings, check_reachable
 from search.eqnet.predictor import Predictor
 from search.eqnet.quality import Measure, Metric
 from search.eqnet.repair import Limit
+from search.eqnet.samples import Scored
 from search.eqnet.space import Configuration, ElasticSpace
 from search.eqnet.subnets import Subnets
 from search.layer_sensitivity import evaluator, restricted
@@ -55,10 +56,14 @@ class Trained:
     float_quality: float
     label: str
 
-    def quality(self, configuration: Configuration) -> float:
-        """What a search maximises, of a subnet."""
+    def scored(self, configuration: Configuration) -> Scored:
+        """What a search maximises, of a subnet, with the task's other metrics."""
         with self.subnets.network(configuration) as predict:
-            return self.measure(predict).value
+            return self.measure(predict)
+
+    def quality(self, configuration: Configuration) -> float:
+        """The same by itself."""
+        return self.scored(configuration).value
 
 
 def choice_for(request: EqnetRequest, device: str, table: LayerTable, space: ElasticSpace) -> DeviceChoice:

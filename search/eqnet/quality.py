@@ -39,7 +39,11 @@ class Measure:
         self.name, self.unit = (SQNR, DECIBEL) if self.agreement is not None else (workload.metric, workload.unit)
 
     def __call__(self, predict: Predict) -> Scored:
-        """Quality of a network; the task's metric and its secondary ones are in `extra`."""
+        """Quality of a network; its secondary metrics, for classes the task's as well, are in `extra`."""
+        if self.agreement is None:
+            with torch.inference_mode():
+                whole = self.workload.evaluate(predict, self.samples)
+            return Scored(whole.mean, whole.extra)
         outputs: list[Tensor] = []
 
         def recorded(x: Tensor) -> Tensor:
@@ -48,8 +52,6 @@ class Measure:
 
         with torch.inference_mode():
             found = self.workload.evaluate(recorded, self.samples)
-            if self.agreement is None:
-                return Scored(found.mean, found.extra)
             error = -self.agreement.of(outputs)
         return Scored(decibels(error), {self.workload.metric: found.mean, **found.extra})
 

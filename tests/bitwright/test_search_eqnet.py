@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -280,3 +281,10 @@ def test_a_classifier_is_searched_by_its_logits_and_told_in_top_1(
     assert all(-20 < line["value"] < 40 for line in lines)
     again = command(capsys, *words, *quick, "--candidates", "120", "--device", "fpga-dataflow", "--json", "--resume")
     assert json.loads(again.out) == result
+    # A predictor whose samples are gone may have learnt another quality: it is not taken, but trained again.
+    run_folder = tmp_path / "run"
+    (run_folder / "samples.jsonl").unlink()
+    (run_folder / "predictor.safetensors").write_bytes(b"of another quality")
+    shutil.rmtree(run_folder / "devices")
+    again = command(capsys, *words, *quick, "--candidates", "120", "--device", "fpga-dataflow", "--json", "--resume")
+    assert json.loads(again.out)["predictor"] == result["predictor"]
